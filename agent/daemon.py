@@ -103,7 +103,7 @@ def kernel_config(settings: Settings) -> KernelConfig:
             networks=sizes.networks,
             vpcs=sizes.vpcs,
         ),
-        features=settings.data_plane.features(),
+        features=settings.features(),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from agent.core.probe.paths import NO_PATH_RECORDS, PathRecords
 from agent.daemon import kernel_config
 from agent.datapath.kernel import Kernel
 from agent.probe.path_memory import load_path_records
+from agent.reconcile.program_verdicts import verdicts_of_files
 from agent.reconcile.restore import restored_state
 from agent.reconcile.underlay import host_state_of
 from agent.recording.replay import Unrealized, replay
@@ -41,7 +43,9 @@ async def print_plan(settings: Settings, recording: Recording | None = None) -> 
         kernel = await Kernel.open(config)
         undo.push_async_callback(kernel.close)
         first = await kernel.observe({})
-        desired = restored_state(host_state_of(settings, first.uplinks, kernel), first, kept, known)
+        verdicts = await verdicts_of_files(kernel, kept)
+        host_state = replace(host_state_of(settings, first.uplinks, kernel), verdicts=verdicts)
+        desired = restored_state(host_state, first, kept, known)
         if recording is not None:
             unrealized = replay(recording, desired, Admission(settings.bus.trusted_publishers))
         observed = await kernel.observe({id_: veth.namespace for id_, veth in desired.veths.items()})

@@ -9,13 +9,14 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
 from agent.bus.connection.settings import check_server
-from agent.core.model.features import Family, Features
+from agent.core.model.features import Family, Features, FunctionRules
 from agent.core.model.map_layout import MAX_LOCAL_DROPLETS
 from protocol import binding
 from protocol.subjects import is_host
@@ -49,7 +50,16 @@ Publishers = Annotated[
     tuple[str, ...],
     msgspec.Meta(description='a list of public nkeys, as in ["UDXU4RCS..."]; empty to accept unsigned documents'),
 ]
-LISTS = ("servers", "trusted_publishers", "interfaces", "families", "underlay")
+Forms = Annotated[
+    tuple[Literal["source", "object", "file"], ...],
+    msgspec.Meta(description='a list of some of "source", "object" and "file"; empty to disable functions'),
+]
+Patterns = Annotated[
+    tuple[str, ...],
+    msgspec.Meta(description='a list of names of documents, as in ["operator.*"]; * stands for any text'),
+]
+Instructions = Annotated[int, msgspec.Meta(ge=1024, le=1_000_000, description="a whole number from 1024 to 1000000")]
+LISTS = ("servers", "trusted_publishers", "interfaces", "families", "underlay", "accept", "host_wide")
 """Settings that are lists; in the environment, their values are separated by commas."""
 LONGEST_GIVEN = 60
 RENAMED = {"data_plane.substrate": "data_plane.underlay", "interface": "interfaces"}
@@ -128,6 +138,24 @@ class DataPlaneSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Features(self.geneve_port, self.vxlan_port, frozenset(self.families), frozenset(self.underlay))
 
 
+class FunctionsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[functions]`: which users' functions run at the stage points; with `accept` empty, none, which costs nothing.
+
+    `accept` are the forms of programs: `source` and `object` in documents, `file` by name from `folder`, which nobody
+    but root may be able to write. Functions of documents whose names match `host_wide` need not name a VPC.
+    `max_instructions` limits how many the kernel's verifier processes of one function, which bounds its time.
+    """
+
+    accept: Forms = ()
+    folder: str = ""
+    host_wide: Patterns = ()
+    max_instructions: Instructions = 32768
+
+    def rules(self) -> FunctionRules:
+        """Return what documents are validated by."""
+        return FunctionRules(frozenset(self.accept), self.host_wide)
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of one agent."""
 
@@ -147,6 +175,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sizes: SizesSection = SizesSection()
     probe: ProbeSection = ProbeSection()
     data_plane: DataPlaneSection = DataPlaneSection()
+    functions: FunctionsSection = FunctionsSection()
+
+    def features(self) -> Features:
+        """Return the features that the programs are compiled with, except those that depend on the interfaces."""
+        return replace(self.data_plane.features(), functions=bool(self.functions.accept))
 
 
 def load_settings(file: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -252,6 +285,14 @@ def _broken_rules(settings: Settings) -> Iterator[_Mistake]:
     if ports.geneve_port == ports.vxlan_port:
         words = f"{ports.vxlan_port} is also data_plane.geneve_port: use two different ports, or disable VXLAN with 0"
         yield _Mistake("data_plane.vxlan_port", words)
+    yield from _broken_functions(settings.functions)
+
+
+def _broken_functions(section: FunctionsSection) -> Iterator[_Mistake]:
+    if "file" in section.accept and not section.folder:
+        yield _Mistake("functions.folder", 'it is needed with "file" in functions.accept: name a folder')
+    if section.folder and not section.folder.startswith("/"):
+        yield _Mistake("functions.folder", f"{section.folder!r} is not an absolute path")
 
 
 def _broken_bus(bus: BusSection) -> Iterator[_Mistake]:

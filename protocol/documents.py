@@ -14,6 +14,10 @@ from protocol.addresses import MAC_PATTERN, MAX_VNI
 
 MAX_MEMBERS = 16
 """Bouncers of one network, dividers of one VPC."""
+MAX_SCOPE = 1000
+"""Ids of each kind in one function's scope."""
+MAX_SOURCE, MAX_OBJECT, MAX_CONFIGURATION = 64 << 10, 256 << 10, 4096
+"""Bytes of a function's source, object file and configuration."""
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
 _NAME_WORDS = "Lower-case letters, digits, dots, dashes and underscores; at most 63."
@@ -41,6 +45,7 @@ EndpointAddress = Annotated[
 EndpointMac = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^{MAC_PATTERN}$"}, description=_MAC_WORDS)]
 Vni = Annotated[int, msgspec.Meta(ge=1, le=MAX_VNI, description="A Geneve VNI: 24 bits.")]
 Members = Annotated[tuple[Referred, ...], msgspec.Meta(max_length=MAX_MEMBERS, description="Ids of droplets.")]
+Scope = Annotated[tuple[Referred, ...], msgspec.Meta(max_length=MAX_SCOPE, description="Ids of objects.")]
 OnePerFamily = Annotated[tuple[CidrText, ...], msgspec.Meta(min_length=1, max_length=2)]
 
 
@@ -113,6 +118,46 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False
     dscp: Annotated[int, msgspec.Meta(ge=0, le=63)] = 0
 
 
+class FunctionScope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Whose packets a function gets: those of any of these. Empty: of its whole VPC if it names one, else of the host.
+
+    Endpoints count while they are on this host; they need not exist yet.
+    """
+
+    vpcs: Scope = ()
+    networks: Scope = ()
+    endpoints: Scope = ()
+
+
+class FunctionProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A function's program, in exactly one form; `bpf/stage.h` is its contract.
+
+    `source`: C source of `stage_function`. `object`: a BPF object file (ELF) with that function. `file`: the name of
+    either in the host's folder of functions, `NAME.c` or `NAME.o`. Each host's settings say which forms it accepts.
+    """
+
+    source: Annotated[str, msgspec.Meta(max_length=MAX_SOURCE)] = ""
+    object: Annotated[bytes, msgspec.Meta(max_length=MAX_OBJECT)] = b""
+    file: Annotated[str, msgspec.Meta(max_length=255)] = ""
+
+
+class Function(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A program of the user's that packets in its scope pass at one stage point.
+
+    Functions of one point run by `order`, then by id. `vpc` limits it to packets of that VPC. `configuration` is what
+    the program reads, and can change while it runs. `on_fault` says what becomes of a packet with which the program
+    fails: `open` lets it go on, `closed` drops it.
+    """
+
+    point: Literal["from_endpoint", "to_endpoint", "forwarded", "from_underlay", "passed", "dropped"]
+    program: FunctionProgram
+    order: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    vpc: Annotated[str, msgspec.Meta(max_length=63, description="The id of a VPC; empty for none.")] = ""
+    scope: FunctionScope = FunctionScope()
+    configuration: Annotated[bytes, msgspec.Meta(max_length=MAX_CONFIGURATION)] = b""
+    on_fault: Literal["open", "closed"] = "open"
+
+
 class Objects(msgspec.Struct, frozen=True):
     """Objects by kind, in the order in which one kind refers to another: what documents and replies list."""
 
@@ -120,6 +165,7 @@ class Objects(msgspec.Struct, frozen=True):
     vpcs: tuple[Vpc, ...] = ()
     networks: tuple[Network, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
+    functions: tuple[Function, ...] = ()
 
 
 class Document(Objects, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):

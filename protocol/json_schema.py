@@ -34,8 +34,18 @@ def _draft_07(node: Any) -> Any:
     if "prefixItems" in written:
         written["items"] = written.pop("prefixItems")
         written["additionalItems"] = True
+    if written.get("contentEncoding") == "base64":
+        written = _binary(written)
     if isinstance(written.get("description"), str):
         written["description"] = inspect.cleandoc(written["description"])
     if "enum" in written and "type" not in written:
         written["type"] = "string"
     return written
+
+
+def _binary(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a binary field. It has no JSON type: validators see what a MessagePack decoder returns."""
+    size = f"at most {schema['maxLength']} bytes" if "maxLength" in schema else "bytes"
+    described = {"format": "binary", "description": f"MessagePack's bin: {size}. In JSON output, base64."}
+    rest = {key: value for key, value in schema.items() if key not in ("type", "contentEncoding", "maxLength")}
+    return {**described, **rest}

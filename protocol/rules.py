@@ -8,9 +8,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from protocol.addresses import Cidr, contains, is_edge, parse_cidr, parse_host_address
-from protocol.documents import Document, Droplet, Network, Vpc
+from protocol.documents import Document, Droplet, Function, Network, Vpc
 from protocol.endpoint_rules import ENDPOINT_TEXTS, check_endpoints
 from protocol.errors import ErrorCode, FieldError
+from protocol.function_rules import check_functions
 
 Check: TypeAlias = Callable[[tuple[Any, ...]], Iterable[FieldError]]
 """Returns the broken rules of all objects of one kind in a document."""
@@ -145,7 +146,9 @@ def _one_per_family(path: str, cidrs: tuple[str, ...]) -> Iterator[FieldError]:
         yield FieldError(path, ErrorCode.INVALID, "at most one CIDR of each address family")
 
 
-def _twice(kind: str, objects: tuple[Droplet, ...] | tuple[Vpc, ...] | tuple[Network, ...]) -> list[FieldError]:
+def _twice(
+    kind: str, objects: tuple[Droplet, ...] | tuple[Vpc, ...] | tuple[Network, ...] | tuple[Function, ...]
+) -> list[FieldError]:
     seen: dict[str, int] = {}
     errors = []
     for index, item in enumerate(objects):
@@ -161,5 +164,6 @@ RULES: dict[str, Rules] = {
     "vpcs": Rules(_check_vpcs, partial(_twice, "vpcs")),
     "networks": Rules(_check_networks, partial(_twice, "networks")),
     "endpoints": Rules(check_endpoints, texts=ENDPOINT_TEXTS),
+    "functions": Rules(check_functions, partial(_twice, "functions")),
 }
 """The rules of each kind of object, in the order of `documents.KINDS`."""

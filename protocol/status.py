@@ -54,6 +54,7 @@ class ObjectCounts(msgspec.Struct, frozen=True):
     networks: int = 0
     endpoints: int = 0
     local_endpoints: int = 0
+    functions: int = 0
 
 
 class NarrowPath(msgspec.Struct, frozen=True):

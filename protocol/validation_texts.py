@@ -18,7 +18,7 @@ TYPES = {
 ONE_PER_FAMILY = {"addresses": "addresses", "cidrs": "CIDRs", "gateways": "gateways"}
 """Fields with at most two values, one of each family, and what their values are."""
 _TYPE = re.compile(r"Expected `([^`]+)`, got `([^`]+)`")
-_LENGTH = re.compile(r"Expected `(array|str)` of length (<=|>=) (\d+)")
+_LENGTH = re.compile(r"Expected `(array|str|bytes)` of length (<=|>=) (\d+)")
 _RANGE = re.compile(r"Expected `(?:int|float)` (<=|>=) (-?[\d.]+)")
 _FIELD = re.compile(r"Object (?:missing required|contains unknown) field `([^`]*)`")
 
@@ -40,8 +40,8 @@ def _length(kind: str, sign: str, number: int, path: str) -> str:
     field = path.rpartition(".")[2]
     if kind == "array" and sign == "<=" and number == 2 and field in ONE_PER_FAMILY:
         return f"at most two {ONE_PER_FAMILY[field]}, one of each family"
-    thing = "character" if kind == "str" else "entr"
-    plural = ("s" if kind == "str" else "ies") if number != 1 else ("" if kind == "str" else "y")
+    thing = {"str": "character", "bytes": "byte"}.get(kind, "entr")
+    plural = ("ies" if number != 1 else "y") if kind == "array" else ("s" if number != 1 else "")
     return f"must have {_limit(sign)} {number} {thing}{plural}"
 
 

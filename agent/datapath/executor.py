@@ -13,13 +13,17 @@ from typing import TypeVar
 
 import structlog
 
+from agent.core.functions.stages import Point, without_slots
+from agent.core.model.desired_entries import Function
 from agent.core.model.map_layout import DIRECT_PATH, MapName
 from agent.core.plan.actions import (
     Action,
     AttachTransit,
     DeleteEntries,
+    DeleteFunction,
     DeleteVeth,
     DetachTransit,
+    EnsureFunction,
     EnsureVeth,
     Failure,
     PutEntries,
@@ -28,6 +32,7 @@ from agent.core.plan.recurring_failures import RecurringFailures
 from agent.core.plan.remedies import explain, step_of
 from agent.datapath.attach.transit import Transit
 from agent.datapath.bpf.maps import Map, Refused
+from agent.datapath.function_port import FunctionPort
 from agent.datapath.mode_follower import ModeFollower
 from agent.datapath.net.threads import in_thread
 from agent.datapath.veth.pairs import Links
@@ -44,16 +49,28 @@ log = structlog.get_logger()
 class Executor:
     """The only place where actions become kernel calls."""
 
-    def __init__(self, maps: dict[MapName, Map], links: Links, transit: Transit, follower: ModeFollower) -> None:
+    def __init__(
+        self,
+        maps: dict[MapName, Map],
+        links: Links,
+        transit: Transit,
+        follower: ModeFollower,
+        functions: FunctionPort | None = None,
+    ) -> None:
+        """Work on open maps and the parts of the kernel; `functions` is None where functions are off."""
         self._maps = maps
         self._links = links
         self._transit = transit
         self._follower = follower
+        self._functions = functions
         self._recurring = RecurringFailures()
+        self._empty: set[tuple[int, int]] = set()
+        """Slots, by stage point, that could not be filled in this run: no chain may name them."""
 
     async def run(self, actions: Iterable[Action]) -> list[Failure]:
         """Execute the actions in order; return the refusals, empty if all succeeded."""
         failures: list[Failure] = []
+        self._empty.clear()
         for action in actions:
             before = len(failures)
             try:
@@ -79,7 +96,7 @@ class Executor:
     async def _carry_out(self, action: Action) -> list[Failure]:
         match action:
             case PutEntries(name, entries):
-                refused = await _apply(self._maps[name].put, entries)
+                refused = await _apply(self._maps[name].put, without_slots(name, entries, self._empty))
                 return [_refused(action, one) for one in refused]
             case DeleteEntries(name, keys):
                 refused = await _apply(self._maps[name].delete, keys)
@@ -94,7 +111,25 @@ class Executor:
                 await self._attach_transit(ifindex)
             case DetachTransit(ifindex):
                 await self._transit.detach(ifindex)
+            case EnsureFunction(function):
+                await self._ensure_function(function)
+            case DeleteFunction(id_, point, slot):
+                await self._port(self._functions).remove(id_, point, slot)
         return []
+
+    async def _ensure_function(self, function: Function) -> None:
+        port = self._port(self._functions)
+        try:
+            await port.ensure(function)
+        finally:
+            if not port.is_filled(function.point, function.slot):
+                self._empty.add((function.point, function.slot))
+
+    @staticmethod
+    def _port(functions: FunctionPort | None) -> FunctionPort:
+        if functions is None:
+            raise OSError(errno.EOPNOTSUPP, "functions are off")
+        return functions
 
     async def _attach_transit(self, ifindex: int) -> None:
         """Attach transit XDP, then decide the mode again: some drivers report what they support only then."""
@@ -126,6 +161,10 @@ def object_of(action: Action) -> str:
             return f"interface of endpoint {endpoint} (ifindex {ifindex})"
         case AttachTransit(ifindex) | DetachTransit(ifindex):
             return f"transit XDP on the interface with ifindex {ifindex}"
+        case EnsureFunction(function):
+            return f"function {function.id} at {Point(function.point).label}"
+        case DeleteFunction(id_, point, _):
+            return f"function {id_} at {Point(point).label}"
 
 
 def _failure(action: Action, error: OSError) -> Failure:

@@ -16,7 +16,8 @@ from pathlib import Path
 import structlog
 
 from agent.core.faults.log_once import LogOnce
-from agent.core.model.features import Features
+from agent.core.functions.programs import UnjudgedProgram
+from agent.core.model.features import Features, Verdict
 from agent.core.model.hooks import TRANSIT, TRANSIT_AGENT, Hook
 from agent.core.model.map_layout import MapName
 from agent.core.model.process_bindings import Bindings
@@ -46,6 +47,7 @@ from agent.datapath.bpf.pin_places import pinned_elsewhere
 from agent.datapath.bpf.pins import Pins, ensure_bpffs, pinned_program_ids
 from agent.datapath.executor import Executor
 from agent.datapath.foreign_programs import foreign_faults
+from agent.datapath.function_port import FunctionPort
 from agent.datapath.loading import Loaded, load_hooks
 from agent.datapath.mode_follower import ModeFollower
 from agent.datapath.net.device_statistics import unsent_frames
@@ -132,14 +134,16 @@ class Kernel:
         self.transit.take(uplinks)
         self._gro = TunnelGro(netlink, config.instance, config.features)
         self._follower = ModeFollower(netlink, self.modes, self.transit, self.links, self._owns, uplinks)
-        self.executor = Executor(loaded.maps, self.links, self.transit, self._follower)
+        self._functions: FunctionPort | None = None  # agent.datapath.functions, if config.features.functions
+        self.executor = Executor(loaded.maps, self.links, self.transit, self._follower, self._functions)
         self.neighbours = NeighbourWatch(uplinks, loaded.maps[MapName.NEXT_HOPS])
         self._feature_events: FeatureEvents | None = None
         compiled = loaded.hooks[Hook.XDP].compiled
         self.failures = LostFrameCounter(compiled, loaded.maps, config.pins, config.count_lost_frames)
         """Counts frames that are dropped after a verdict of the programs."""
         self._subject = Subject(
-            *(config.interfaces, config.instance, loaded.maps, self.transit.is_current, self.agents.is_right)
+            *(config.interfaces, config.instance, loaded.maps, self.transit.is_current, self.agents.is_right),
+            functions=self._functions,
         )
 
     @classmethod
@@ -199,6 +203,10 @@ class Kernel:
     async def observe_some(self, suspects: Suspects, namespaces: Mapping[str, str]) -> Observed:
         """Read a few things back, and the uplinks; otherwise as `observe`."""
         return await observe_some(self._netlink, self._subject, namespaces, suspects)
+
+    async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
+        """Return what the compiler and the verifier say of functions' programs, by key; nothing is installed."""
+        return await self._functions.judge(programs) if self._functions is not None else {}
 
     def tend(self, observed: Observed) -> None:
         """Maintain kernel objects of no document; `observed` is the kernel as it was just read.

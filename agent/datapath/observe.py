@@ -1,4 +1,4 @@
-"""Reads the complete kernel state: the uplinks, the endpoints' pairs, the configured maps.
+"""Reads the complete kernel state: the uplinks, the endpoints' pairs, the configured maps, functions.
 
 Changes nothing. What could not be read is an ObservationError, never a smaller answer; but of one tenant's namespace,
 which no other tenant's observation may hang on, it is a peer that is not known.
@@ -19,10 +19,11 @@ from agent.core.kinds import catalogue
 from agent.core.model.endpoint_slots import host_ifname
 from agent.core.model.map_layout import MapName
 from agent.core.plan.diff import Suspects
-from agent.core.plan.observed import ObservationError, Observed, ObservedPeer, ObservedVeth
+from agent.core.plan.observed import ObservationError, Observed, ObservedFunction, ObservedPeer, ObservedVeth
 from agent.core.plan.remedies import Step
 from agent.datapath.attach.uplinks import read_uplinks
 from agent.datapath.bpf.maps import Map
+from agent.datapath.function_port import FunctionPort
 from agent.datapath.net.interface_query import InterfaceQuery
 from agent.datapath.net.namespaces import open_netlink_socket
 from agent.datapath.net.netlink import DUMP_ATTEMPTS, DUMP_PAUSE, Message, Netlink, attribute
@@ -50,6 +51,8 @@ class Subject:
     """Whether our current program is on a carrier, by ifindex."""
     is_right: Callable[[Message], bool]
     """Whether our current program is on an endpoint's interface as it should be, by the interface's message."""
+    functions: FunctionPort | None = None
+    """Users' functions, None where they are off."""
     unknown: LogOnce = field(default_factory=LogOnce)
     """The endpoints' peers that could not be read at the last observation, by endpoint."""
     unfinished: LogOnce = field(default_factory=LogOnce)
@@ -67,7 +70,7 @@ async def observe(netlink: Netlink, subject: Subject, namespaces: Mapping[str, s
         uplinks = await read_uplinks(netlink, subject.interfaces, subject.is_attached)
         veths = await _veths(subject, namespaces)
         maps = await in_thread(_dump_maps, subject.maps)
-        return Observed(uplinks=uplinks, veths=veths, maps=maps)
+        return Observed(uplinks=uplinks, veths=veths, maps=maps, functions=await _functions(subject))
 
 
 async def observe_some(
@@ -78,7 +81,12 @@ async def observe_some(
         uplinks = await read_uplinks(netlink, subject.interfaces, subject.is_attached)
         veths = await _veths(subject, namespaces, suspects.endpoints) if suspects.endpoints else {}
         maps = await in_thread(_find, subject.maps, suspects.keys)
-        return Observed(uplinks=uplinks, veths=veths, maps=maps)
+        functions = await _functions(subject, suspects.functions) if suspects.functions else {}
+        return Observed(uplinks=uplinks, veths=veths, maps=maps, functions=functions)
+
+
+async def _functions(subject: Subject, only: Collection[str] | None = None) -> Mapping[str, ObservedFunction]:
+    return await subject.functions.observe(only) if subject.functions is not None else {}
 
 
 @contextlib.contextmanager
@@ -91,11 +99,11 @@ def _reading() -> Iterator[None]:
 
 
 def _dump_maps(maps: Mapping[MapName, Map]) -> dict[MapName, dict[bytes, bytes]]:
-    return {name: maps[name].dump() for name in catalogue.KINDS.maps}
+    return {name: maps[name].dump() for name in catalogue.KINDS.maps if name in maps}
 
 
 def _find(maps: Mapping[MapName, Map], keys: Mapping[MapName, Collection[bytes]]) -> dict[MapName, dict[bytes, bytes]]:
-    return {name: maps[name].find(keys[name]) for name in catalogue.KINDS.maps if name in keys}
+    return {name: maps[name].find(keys[name]) for name in catalogue.KINDS.maps if name in keys and name in maps}
 
 
 async def _veths(

@@ -50,7 +50,7 @@ async def missing(kernel: KernelPort, desired: Desired, wanted: DesiredEntries) 
     """
     keys = {name: entries.keys() for name, entries in wanted.entries.items()}
     namespaces = {id_: veth.namespace for id_, veth in wanted.veths.items()}
-    observed = await kernel.observe_some(Suspects(keys, wanted.veths.keys()), namespaces)
+    observed = await kernel.observe_some(Suspects(keys, wanted.veths.keys(), wanted.functions.keys()), namespaces)
     return plan_all([wanted, DesiredEntries(transit=desired.resolved.carriers())], observed)
 
 

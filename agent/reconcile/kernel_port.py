@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from agent.core.model.features import Features
+from agent.core.functions.programs import UnjudgedProgram
+from agent.core.model.features import Features, Verdict
 from agent.core.model.hooks import Hook
 from agent.core.model.uplinks import Uplink
 from agent.core.plan.actions import Action, Failure
@@ -45,6 +46,13 @@ class KernelPort(Protocol):
 
     async def observe_some(self, suspects: Suspects, namespaces: Mapping[str, str]) -> Observed:
         """Read a few things back, and the uplinks; otherwise as `observe`."""
+        ...
+
+    async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
+        """Return what the compiler and the verifier say of functions' programs, by key; nothing is installed.
+
+        Those that could not be judged now, such as for lack of memory, are left out.
+        """
         ...
 
     def tend(self, observed: Observed) -> None:

@@ -26,6 +26,7 @@ from agent.reconcile.acknowledgements import Acknowledgements
 from agent.reconcile.kernel_diff import diff_kernel, missing, recheck
 from agent.reconcile.kernel_port import KernelPort
 from agent.reconcile.kernel_results import KernelResults
+from agent.reconcile.program_verdicts import ProgramVerdicts
 from agent.reconcile.removals import RemovalGuard
 from agent.reconcile.shortfalls import note_shortfalls, owners_of_lost
 from agent.reconcile.underlay import Underlay
@@ -52,6 +53,7 @@ class Reconciler:
         self.acknowledgements = acknowledgements
         self._kernel = kernel
         self._underlay = underlay
+        self._programs = ProgramVerdicts(kernel)
         self._step = asyncio.Lock()
         """Held by one step at a time, never together with the resync's. The data path has locks of its own below."""
         self._listed: set[str] = set()
@@ -89,8 +91,14 @@ class Reconciler:
             self.acknowledgements.forget()
 
     async def deliver(self, batch: Sequence[Delivery]) -> None:
-        """Apply a batch of documents to the kernel, and acknowledge them."""
+        """Apply a batch of documents to the kernel, and acknowledge them.
+
+        Documents with new programs of functions are held, and the rest of the batch with them, until the kernel has
+        judged these.
+        """
+        verdicts = await self._programs.judge(batch, self.desired)
         async with self._step:
+            self.desired.set_verdicts(verdicts)
             self.desired.documents.retry_blocked()  # this batch may free the names that these wait for
             for delivery in batch:
                 self._take(delivery)

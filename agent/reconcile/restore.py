@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from agent.core.config.desired_state import Desired
+from agent.core.functions.stages import index_of
 from agent.core.kinds import catalogue
+from agent.core.kinds.kind import KernelNumbers
 from agent.core.model.map_layout import MapName
 from agent.core.model.resolved_state import HostState
 from agent.core.plan.observed import Observed
 from agent.core.probe.paths import NO_PATH_RECORDS, PathRecords, down_at_start
 from agent.core.uplinks.lost_addresses import served_before, with_served
 from agent.reconcile.kernel_port import KernelPort
+from agent.reconcile.program_verdicts import verdicts_of_files
 from agent.reconcile.underlay import host_state_of
 from agent.settings import Settings
 from agent.store.process_bindings import BoundProcesses
@@ -42,7 +46,8 @@ async def restore(
     kernel.tend(observed)
     kept = store.load()
     processes.restore(kept)
-    found = host_state_of(settings, observed.uplinks, kernel)
+    verdicts = await verdicts_of_files(kernel, kept)
+    found = replace(host_state_of(settings, observed.uplinks, kernel), verdicts=verdicts)
     inherited = frozenset(observed.maps[MapName.DROPLETS])
     return Restored(restored_state(found, observed, kept, known), found, inherited)
 
@@ -53,7 +58,9 @@ def restored_state(
     """Return the desired state of the saved documents on the observed host, with the numbers of an earlier agent."""
     local = observed.maps[MapName.LOCAL_DROPLETS]
     ifindexes = {id_: seen.ifindex for id_, seen in observed.veths.items()}
-    numbers = {kind.name: kind.numbers_in(observed.maps, ifindexes) for kind in catalogue.KINDS.numbered}
+    stage_indexes = {(one.id, one.point): index_of(one.point, one.slot) for one in observed.functions.values()}
+    earlier = KernelNumbers(observed.maps, ifindexes, stage_indexes)
+    numbers = {kind.name: kind.numbers_in(earlier) for kind in catalogue.KINDS.numbered}
     desired = Desired(with_served(host_state, served_before(local, host_state.uplinks)), numbers)
     for name, revision, body in kept:
         desired.documents.restore(name, revision, body)

@@ -29,7 +29,11 @@ class InterfaceReplacedError(RuntimeError):
 def host_state_of(settings: Settings, uplinks: Iterable[Uplink], kernel: KernelPort) -> HostState:
     """Return the host state for the core, which leaves out attached programs."""
     plain = tuple(replace(uplink, transit=False) for uplink in uplinks)
-    return HostState(settings.host, settings.instance, plain, kernel.features, endpoint_hook=kernel.endpoint_hook)
+    return HostState(
+        *(settings.host, settings.instance, plain, kernel.features),
+        endpoint_hook=kernel.endpoint_hook,
+        functions=settings.functions.rules(),
+    )
 
 
 class Underlay:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from agent.core.functions.programs import UnjudgedProgram, hash_of
+from agent.core.functions.stages import without_slots
 from agent.core.kinds import catalogue
-from agent.core.model.desired_entries import Veth
+from agent.core.model.desired_entries import Function, Veth
 from agent.core.model.endpoint_slots import IFINDEX_BASE
-from agent.core.model.features import Features
+from agent.core.model.features import Features, Verdict
 from agent.core.model.hooks import Hook
 from agent.core.model.map_layout import ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
 from agent.core.model.process_bindings import Bindings
@@ -25,14 +27,16 @@ from agent.core.plan.actions import (
     Action,
     AttachTransit,
     DeleteEntries,
+    DeleteFunction,
     DeleteVeth,
     DetachTransit,
+    EnsureFunction,
     EnsureVeth,
     Failure,
     PutEntries,
 )
 from agent.core.plan.diff import Suspects
-from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.plan.observed import Observed, ObservedFunction, ObservedPeer, ObservedVeth
 from protocol.addresses import parse_address
 
 OWN_ADDRESS = bytes([10, 0, 0, 1])
@@ -66,7 +70,13 @@ class FakeKernel:
         self.namespaces: set[str] | None = None
         """The namespaces that exist; None: all."""
         self.interfaces: tuple[Uplink, ...] = (ETH0, BOND0)
-        self.features = Features()
+        self.functions: dict[tuple[int, int], Function] = {}
+        """The functions in the jump tables, by stage point and slot."""
+        self.files: dict[str, bytes] = {}
+        """The operator's folder of programs."""
+        self.judged: list[str] = []
+        """The keys of the programs that were judged."""
+        self.features = Features(functions=True)
         self.endpoint_hook = Hook.XDP
         self.refuse: Refuse = lambda action: 0
         self.actions: list[Action] = []
@@ -85,9 +95,14 @@ class FakeKernel:
 
     async def run(self, actions: Iterable[Action]) -> list[Failure]:
         failures: list[Failure] = []
+        empty: set[tuple[int, int]] = set()
         for action in actions:
             self.actions.append(action)
             refused = self.refuse(action)
+            if isinstance(action, EnsureFunction) and refused:
+                empty |= {(action.function.point, action.function.slot)} - self.functions.keys()
+            if isinstance(action, PutEntries):
+                action = PutEntries(action.map, without_slots(action.map, action.entries, empty))
             failures += [self._failure(action, refused)] if refused else self._do(action)
             if self._seen is not None:
                 self._seen.append(self.contents())
@@ -96,13 +111,30 @@ class FakeKernel:
     async def observe(self, namespaces: Mapping[str, str]) -> Observed:
         del namespaces
         veths = {id_: self._as_observed(veth) for id_, veth in self.veths.items()}
-        return Observed(await self.uplinks(), veths, {name: dict(self.maps[name]) for name in catalogue.KINDS.maps})
+        maps = {name: dict(self.maps[name]) for name in catalogue.KINDS.maps}
+        functions = {one.id: self._function_as_observed(one) for one in self.functions.values()}
+        return Observed(await self.uplinks(), veths, maps, functions)
 
     async def observe_some(self, suspects: Suspects, namespaces: Mapping[str, str]) -> Observed:
         whole = await self.observe(namespaces)
         veths = {id_: veth for id_, veth in whole.veths.items() if id_ in suspects.endpoints}
         maps = {name: {k: v for k, v in whole.maps[name].items() if k in keys} for name, keys in suspects.keys.items()}
-        return Observed(whole.uplinks, veths, maps)
+        functions = {id_: one for id_, one in whole.functions.items() if id_ in suspects.functions}
+        return Observed(whole.uplinks, veths, maps, functions)
+
+    async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
+        """Judge as a compiler for which only `BAD` is wrong would."""
+        self.judged += [one.key for one in programs]
+        found = {}
+        for one in programs:
+            program = one.program
+            form = "file" if program.file else "source" if program.source else "object"
+            content = (
+                self.files.get(program.file, b"BAD") if program.file else program.source.encode() or program.object
+            )
+            refusal = "line 1: BAD" if b"BAD" in content else ""
+            found[one.key] = Verdict("" if refusal else hash_of(form, content), refusal)
+        return found
 
     def tend(self, observed: Observed) -> None:
         self.tended += 1
@@ -140,7 +172,16 @@ class FakeKernel:
                 self.transit.add(ifindex)
             case DetachTransit(ifindex):
                 self.transit.discard(ifindex)
+            case EnsureFunction() | DeleteFunction():
+                self._change_function(action)
         return []
+
+    def _change_function(self, action: EnsureFunction | DeleteFunction) -> None:
+        match action:
+            case EnsureFunction(function):
+                self.functions[function.point, function.slot] = function
+            case DeleteFunction(_, point, slot):
+                self.functions.pop((point, slot), None)
 
     def _put(self, action: Action, name: MapName, entries: Iterable[tuple[bytes, bytes]]) -> list[Failure]:
         table, refused = self.maps[name], []
@@ -176,6 +217,10 @@ class FakeKernel:
         peer = ObservedPeer(veth.peer_name, veth.peer_mac, veth.mtu, True, veth.addresses, veth.gateways)
         return ObservedVeth(veth.endpoint, veth.ifname, veth.ifindex, True, True, veth.mtu, True, peer)
 
+    @staticmethod
+    def _function_as_observed(one: Function) -> ObservedFunction:
+        return ObservedFunction(one.id, one.point, one.slot, one.content, one.configuration, one.on_fault_closed)
+
     # What tests read.
 
     def contents(self) -> dict[Any, Any]:
@@ -183,6 +228,7 @@ class FakeKernel:
         flat: dict[Any, Any] = {(name, k): v for name in catalogue.KINDS.maps for k, v in self.maps[name].items()}
         flat.update({("veth", id_): veth for id_, veth in self.veths.items()})
         flat.update({("transit", ifindex): True for ifindex in self.transit})
+        flat.update({("function", place): one for place, one in self.functions.items()})
         return flat
 
     def portrait(self) -> dict[Any, Any]:

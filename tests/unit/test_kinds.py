@@ -34,10 +34,10 @@ PROTOCOL = ("protocol/codec.py", "protocol/json_schema.py", "protocol/rpc.py")
 """Modules outside of the agent to which a new kind means no change."""
 
 MAY_NAME = {
-    "agent/core/kinds/catalogue.py": ("droplets endpoints networks vpcs", "lists the kinds"),
+    "agent/core/kinds/catalogue.py": ("droplets endpoints functions networks vpcs", "lists the kinds"),
     "agent/core/model/map_layout.py": ("droplets endpoints networks vpcs", "names of maps in the C sources"),
     "agent/core/model/resolved_state.py": (
-        "droplets endpoints networks vpcs",
+        "droplets endpoints functions networks vpcs",
         "typed access for the rest of this list",
     ),
     "agent/core/nexthop/peers.py": ("droplets", "next hops lead to droplets"),
@@ -49,7 +49,25 @@ MAY_NAME = {
         "droplets endpoints",
         "an uplink lacks the address of one or the MTU of the other",
     ),
-    "agent/reconcile/underlay.py": ("droplets", "publishes the droplets in force for prober and next hops"),
+    "agent/reconcile/underlay.py": (
+        "droplets functions",
+        "publishes the droplets in force for prober and next hops; a section of the settings",
+    ),
+    "agent/core/functions/chains.py": (
+        "droplets endpoints functions networks vpcs",
+        "chains of functions are those of endpoints, of VPCs and of the host",
+    ),
+    "agent/core/config/desired_state.py": ("functions", "verdicts about programs concern functions"),
+    "agent/core/model/desired_entries.py": ("functions", "programs are desired beside entries and interfaces"),
+    "agent/core/model/features.py": ("functions", "a feature of the programs"),
+    "agent/core/plan/attribution.py": ("functions", "actions on programs"),
+    "agent/core/plan/diff.py": ("functions", "compares programs"),
+    "agent/core/plan/planner.py": ("functions", "plans programs"),
+    "agent/datapath/bpf/compiler.py": ("functions", "a feature of the programs"),
+    "agent/reconcile/kernel_diff.py": ("functions", "observes programs again"),
+    "agent/reconcile/program_verdicts.py": ("functions", "has the kernel judge their programs"),
+    "agent/reconcile/restore.py": ("functions", "the slots of programs in the kernel"),
+    "agent/settings.py": ("functions", "a section of the settings"),
     "agent/store/process_bindings.py": ("endpoints", "only endpoints are attached to a process"),
     "agent/report/queries.py": ("endpoints networks vpcs", "the path of a packet begins at an endpoint in a network"),
     "agent/cli/host_commands.py": ("endpoint", "the path of a packet begins at an endpoint"),
@@ -63,7 +81,7 @@ MAY_NAME = {
     "agent/datapath/attach/transit_agent.py": ("endpoints", "the mode of programs on endpoints' interfaces"),
     "agent/datapath/attach/attach_modes.py": ("endpoints", "the mode of programs on endpoints' interfaces"),
     "agent/datapath/mode_follower.py": ("endpoints", "the mode of programs on endpoints' interfaces"),
-    "agent/datapath/observe.py": ("endpoint endpoints", "reads the interfaces of endpoints"),
+    "agent/datapath/observe.py": ("endpoint endpoints functions", "reads the interfaces of endpoints, and programs"),
     "agent/core/model/endpoint_slots.py": ("droplet", "the product's name, in marks"),
     "agent/datapath/bpf/pins.py": ("droplet", "the product's name, in paths"),
 }
@@ -171,7 +189,7 @@ def test_pieces_are_of_bounded_size_and_list_each_object_once(monkeypatch: pytes
     droplets = tuple(Droplet(f"d{n}", "h1", f"10.0.0.{n}") for n in range(5))
     listed = catalogue.KINDS.listed(msgspec.structs.replace(DOCUMENT, droplets=droplets))
     found = list(pieces(listed))
-    assert [[len(objects) for _, objects in piece] for piece in found] == [[2, 1, 1, 2], [2], [1]]
+    assert [[len(objects) for _, objects in piece] for piece in found] == [[2, 1, 1, 2, 1], [2], [1]]
     for kind, objects in listed:
         assert tuple(item for piece in found for item in dict(piece).get(kind, ())) == objects
 

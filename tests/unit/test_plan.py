@@ -93,9 +93,9 @@ def test_correct_entries_are_no_suspects() -> None:
     assert diff.wanted == {}
     diff.add("b", DesiredEntries({MapName.VPCS: {b"2": b"new"}}, {"a": VETH}))
     assert diff.has_unexpected
-    assert diff.suspects() == Suspects({MapName.VPCS: {b"2", b"9"}}, {"a"})
+    assert diff.suspects() == Suspects({MapName.VPCS: {b"2", b"9"}}, {"a"}, set())
     diff.discard({"b"})
-    assert diff.suspects() == Suspects({MapName.VPCS: {b"9"}}, set())
+    assert diff.suspects() == Suspects({MapName.VPCS: {b"9"}}, set(), set())
     assert not diff.is_empty
 
 

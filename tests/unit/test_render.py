@@ -13,6 +13,7 @@ from agent.core.config.desired_state import Desired
 from agent.core.kinds.droplets import host_number
 from agent.core.model.desired_entries import DesiredEntries
 from agent.core.model.endpoint_slots import IFINDEX_BASE, host_ifname
+from agent.core.model.features import Features, FunctionRules
 from agent.core.model.map_layout import (
     DROPLET,
     DROPLET_ZERO_CHECKSUM,
@@ -38,12 +39,15 @@ from agent.core.plan.actions import EnsureVeth
 from agent.core.plan.planner import plan_change
 from protocol import codec
 from protocol.addresses import parse_address
-from protocol.documents import Attachment, Document, Droplet, Endpoint, Network, Vpc
+from protocol.documents import Attachment, Document, Droplet, Endpoint, Function, FunctionProgram, Network, Vpc
 
 Checksum = Literal["full", "zero"]
 MAC = bytes.fromhex("020000000101")
 ETH0 = Uplink("eth0", 2, MAC, 1500, (bytes([10, 0, 0, 1]), parse_address("2001:db8::1")), (2,), 2, 2)
-HERE = HostState("h1", "lab-h1", (ETH0,))
+HERE = HostState(
+    *("h1", "lab-h1", (ETH0,), Features(functions=True)),
+    functions=FunctionRules(frozenset({"source", "object", "file"}), ("*",)),
+)
 DOCUMENT = Document(
     (Droplet("d1", "h1", "10.0.0.1"), Droplet("d2", "h2", "10.0.0.2")),
     (Vpc("red", 7, ("192.168.0.0/16", "fd00::/48")),),
@@ -52,6 +56,7 @@ DOCUMENT = Document(
         Endpoint("a", "front", "d1", ("192.168.1.5", "fd00::5"), "02:00:00:00:00:05", Attachment("a")),
         Endpoint("b", "front", "d2", ("192.168.1.6",), "02:00:00:00:00:06"),
     ),
+    (Function("count", "forwarded", FunctionProgram(source="int stage_function();"), vpc="red"),),
 )
 ONE, TWO = (mapped(bytes([10, 0, 0, n])) for n in (1, 2))
 LOCAL, REMOTE = (OVERLAY_KEY.pack(7, mapped(bytes([192, 168, 1, n]))) for n in (5, 6))

@@ -7,15 +7,18 @@ here touches the kernel: `resolve` returns what changed; `confirm` and `fail` of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.core.config.registry import DocumentStatus, Held, Registry
 from agent.core.config.resolver import Resolver
+from agent.core.functions.programs import verdict_key
 from agent.core.kinds import catalogue
+from agent.core.kinds.functions import FUNCTIONS
 from agent.core.kinds.kind import Kind
 from agent.core.model.desired_entries import DesiredEntries, Veth
+from agent.core.model.features import Verdict
 from agent.core.model.resolved_state import NOTHING, HostState, Numbers, ResolvedState, initial_state
 from agent.core.plan.render import pieces, render
 from protocol.acknowledgements import State
@@ -53,7 +56,7 @@ class Desired:
 
     def set_host_state(self, host_state: HostState) -> None:
         """Replace the host state. If it changed, every document is validated again."""
-        host_state = replace(host_state, down=self._host_state.down)
+        host_state = replace(host_state, down=self._host_state.down, verdicts=self._host_state.verdicts)
         if host_state != self._host_state:
             self._host_state = host_state
             self.documents.touch_all()
@@ -64,6 +67,23 @@ class Desired:
         owner = self.documents.owner
         owners = (owner(kind, id_) for kind in catalogue.KINDS for id_ in kind.served_by(changed, self.resolved))
         self.documents.touch({name for name in owners if name is not None})
+
+    def set_verdicts(self, verdicts: Mapping[str, Verdict]) -> None:
+        """Replace what is known of functions' programs. Documents with functions whose verdict changed are examined."""
+        before, self._host_state = self._host_state.verdicts, replace(self._host_state, verdicts=verdicts)
+        changed = {key for key in before.keys() | verdicts.keys() if before.get(key) != verdicts.get(key)}
+        functions = self.resolved.functions.values() if changed else ()
+        owners = (
+            self.documents.owner(FUNCTIONS, one.id)
+            for one in functions
+            if verdict_key(one.program, one.point) in changed
+        )
+        self.documents.touch({name for name in owners if name is not None})
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """What is known of functions' programs."""
+        return self._host_state.verdicts
 
     def resolve(self, *, removing: bool = False) -> Change:
         """Decide what is in force, and return the difference. An exception leaves the state unchanged.
@@ -179,6 +199,8 @@ def _write_again(change: Change, unapplied: DesiredEntries) -> None:
         wanted, before = change.after.entries.get(name, {}), change.before.entries[name]
         for key in entries.keys() & wanted.keys():
             before.pop(key, None)
+    for id_ in unapplied.functions.keys() & change.after.functions.keys():
+        change.before.functions.pop(id_, None)
     for endpoint in unapplied.veths.keys() & change.after.veths.keys():
         if change.before.veths.get(endpoint) == change.after.veths[endpoint]:
             change.before.veths.pop(endpoint)

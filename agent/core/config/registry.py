@@ -303,6 +303,12 @@ class Registry:
         """Return the documents that refer to any of the given objects."""
         return set().union(*(self._referrers.get(reference, ()) for reference in references))
 
+    def owners(self, references: Iterable[Reference]) -> set[str]:
+        """Return the documents that own any of the given objects."""
+        kinds = catalogue.KINDS.by_name
+        owners = (self.owner(kinds[reference.kind], reference.id) for reference in references)
+        return {owner for owner in owners if owner is not None}
+
     def names(self) -> list[str]:
         """Return the names of all documents that are known and not removed, sorted."""
         if self._names is None:

@@ -119,8 +119,10 @@ class Resolver:
         by_kind: dict[str, set[str]] = {}
         for reference in changed:
             by_kind.setdefault(reference.kind, set()).add(reference.id)
-        further = (catalogue.KINDS.by_name[name].dependents(ids, states) for name, ids in by_kind.items())
-        return self._registry.referrers(chain(changed, *further))
+        kinds = [(catalogue.KINDS.by_name[name], ids) for name, ids in by_kind.items()]
+        further = (kind.dependents(ids, states) for kind, ids in kinds)
+        holding = (kind.rendered_in(ids, states) for kind, ids in kinds)
+        return self._registry.referrers(chain(changed, *further)) | self._registry.owners(chain(*holding))
 
     def _fall_back(self) -> bool:
         """Validate every chosen revision; fall back to an older one where that fails. Return whether any fell back.
@@ -189,7 +191,8 @@ class Resolver:
         if errors:
             return Validation(errors=tuple(errors))
         entry = self._registry.entries[name]
-        return validate(listed, held.needs, resolved, was_in_force=held is entry.in_force or held is entry.good)
+        was_in_force = held is entry.in_force or held is entry.good
+        return validate(listed, held.needs, resolved, name, was_in_force=was_in_force)
 
     def _releases(self, claimant: str, conflict: Conflict) -> bool:
         """Return whether a claimant's chosen revision no longer lists what another document takes over."""

@@ -26,9 +26,14 @@ VALID = Validation()
 
 
 def validate(
-    listed: Listed, needed: frozenset[Reference], resolved: ResolvedState, *, was_in_force: bool = False
+    listed: Listed,
+    needed: frozenset[Reference],
+    resolved: ResolvedState,
+    document: str = "",
+    *,
+    was_in_force: bool = False,
 ) -> Validation:
-    """Validate what a document lists; `resolved` already includes its own objects.
+    """Validate what the document of a name lists; `resolved` already includes its own objects.
 
     With `was_in_force`, an interface whose MTU became too small meanwhile does not withdraw it.
     """
@@ -37,5 +42,6 @@ def validate(
         return Validation(missing=missing)
     errors: list[FieldError] = []
     for kind, objects in listed:
+        errors += kind.not_permitted(objects, document, resolved)
         errors += kind.validate(objects, resolved, was_in_force=was_in_force)
     return Validation(errors=tuple(errors)) if errors else VALID

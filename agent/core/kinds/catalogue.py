@@ -13,6 +13,7 @@ from msgspec.structs import astuple
 
 from agent.core.kinds.droplets import DROPLETS
 from agent.core.kinds.endpoints import ENDPOINTS
+from agent.core.kinds.functions import FUNCTIONS
 from agent.core.kinds.kind import Kind, T
 from agent.core.kinds.networks import NETWORKS
 from agent.core.kinds.vpcs import VPCS
@@ -59,4 +60,4 @@ class Kinds:
         return list(compress(zip(self._all, lists, strict=True), lists))
 
 
-KINDS = Kinds(Document, DROPLETS, VPCS, NETWORKS, ENDPOINTS)
+KINDS = Kinds(Document, DROPLETS, VPCS, NETWORKS, ENDPOINTS, FUNCTIONS)

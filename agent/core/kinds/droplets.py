@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from hashlib import blake2s
 
+from agent.core.functions.chains import Chains, host_droplet, with_host_chains
 from agent.core.kinds.families import family_is_off
-from agent.core.kinds.kind import NO_ERRORS, Assignment, Choice, Column, Kind, key_of
+from agent.core.kinds.kind import NO_ERRORS, Assignment, Choice, Column, KernelNumbers, Kind, key_of
 from agent.core.kinds.senders import senders
 from agent.core.model.desired_entries import DesiredEntries
 from agent.core.model.features import family_of
@@ -55,6 +56,12 @@ class Droplets(Kind[Droplet]):
         del ids
         return senders(states)
 
+    def rendered_in(self, ids: Set[str], states: Sequence[ResolvedState]) -> Iterator[Reference]:
+        """Yield the droplets that the host's own chains are rendered with, if it is another one now."""
+        del ids
+        new, old = states
+        return with_host_chains(states) if host_droplet(new) != host_droplet(old) else iter(())
+
     def validate(
         self, objects: Sequence[Droplet], resolved: ResolvedState, *, was_in_force: bool
     ) -> Iterator[FieldError]:
@@ -73,10 +80,9 @@ class Droplets(Kind[Droplet]):
                 message = f"{droplet.address}: {family_is_off(family, 'data_plane.underlay')}"
                 yield FieldError(f"droplets[{index}].address", ErrorCode.DISABLED, message)
 
-    def numbers_in(self, maps: Mapping[MapName, Mapping[bytes, bytes]], ifindexes: Mapping[str, int]) -> LocalIndexes:
+    def numbers_in(self, kernel: KernelNumbers) -> LocalIndexes:
         """Return the indexes that entries of `local_droplets` occupy."""
-        del ifindexes
-        return indexes_of(maps[MapName.LOCAL_DROPLETS])
+        return indexes_of(kernel.maps[MapName.LOCAL_DROPLETS])
 
     def assign(
         self, choices: Iterable[Choice[Droplet]], old: ResolvedState, resolved: ResolvedState, *, removing: bool
@@ -96,11 +102,16 @@ class Droplets(Kind[Droplet]):
         return Assignment(resolved.with_numbers(self.name, local_indexes), errors)
 
     def render(self, objects: Sequence[Droplet], resolved: ResolvedState, into: DesiredEntries, revision: int) -> None:
-        """Add one entry for each droplet elsewhere, and one for each interface on which an own one's frames arrive."""
+        """Add one entry for each droplet elsewhere, and one for each interface on which an own one's frames arrive.
+
+        This host's first one also has the entry of its chains of functions.
+        """
         del revision
         for droplet in objects:
             if resolved.is_here(droplet.id):
                 _render_own(droplet, resolved, into)
+                if droplet.id == host_droplet(resolved) and (entry := Chains(resolved).host_entry()) is not None:
+                    into.map(MapName.HOST_STAGES)[U32.pack(0)] = entry
                 continue
             value = DROPLET.pack(_flags(droplet), host_number(droplet.host))
             into.map(MapName.DROPLETS)[mapped(parse_address(droplet.address))] = value

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import lru_cache
 
-from agent.core.kinds.kind import NO_ERRORS, Assignment, Choice, Column, Key, Kind, key_of
+from agent.core.functions.chains import Chains
+from agent.core.kinds.kind import NO_ERRORS, Assignment, Choice, Column, KernelNumbers, Key, Kind, key_of
 from agent.core.kinds.networks import gateways
 from agent.core.model.desired_entries import DesiredEntries, Veth
 from agent.core.model.endpoint_slots import IFINDEX_BASE, NoSlotError, assign, host_ifname
@@ -14,9 +15,12 @@ from agent.core.model.features import family_of
 from agent.core.model.map_layout import (
     ENDPOINT,
     ENDPOINT_PINNED,
+    ENDPOINT_STAGES,
     ENDPOINT_VXLAN,
     INTERFACE,
     INTERFACE_PINNED,
+    INTERFACE_STAGES_FROM,
+    INTERFACE_STAGES_TO,
     U32,
     V4_MAPPED,
     MapName,
@@ -90,12 +94,9 @@ class Endpoints(Kind[Endpoint]):
             if not was_in_force and (wrong := mtu_shortfall(endpoint, resolved)) is not None:
                 yield FieldError(f"endpoints[{index}].droplet", ErrorCode.OUT_OF_RANGE, wrong)
 
-    def numbers_in(
-        self, maps: Mapping[MapName, Mapping[bytes, bytes]], ifindexes: Mapping[str, int]
-    ) -> Mapping[str, int]:
+    def numbers_in(self, kernel: KernelNumbers) -> Mapping[str, int]:
         """Return the slots of the endpoints whose interfaces exist."""
-        del maps
-        return {id_: ifindex - IFINDEX_BASE for id_, ifindex in ifindexes.items() if ifindex >= IFINDEX_BASE}
+        return {id_: ifindex - IFINDEX_BASE for id_, ifindex in kernel.ifindexes.items() if ifindex >= IFINDEX_BASE}
 
     def assign(
         self, choices: Iterable[Choice[Endpoint]], old: ResolvedState, resolved: ResolvedState, *, removing: bool
@@ -138,6 +139,7 @@ class Endpoints(Kind[Endpoint]):
             if resolved.is_here(id_):
                 local_mtus[id_] = _mtu(droplet, resolved)
         sending = resolved.sending() if local_mtus else NO_GSO
+        chains = Chains(resolved)
         macs = bytes.fromhex("".join([e.mac for e in objects]).replace(":", ""))
         entries = into.map(MapName.ENDPOINTS)
         for index, endpoint in enumerate(objects):
@@ -145,7 +147,8 @@ class Endpoints(Kind[Endpoint]):
             if endpoint.droplet in local_mtus:
                 ifindex = IFINDEX_BASE + resolved.slots[endpoint.id]
                 mtu = max(local_mtus[endpoint.droplet], min_mtu(endpoint.addresses))  # smaller on a narrow uplink
-                into.veths[endpoint.id] = _render_local(endpoint, ifindex, mtu, sending, resolved, into, revision)
+                into.veths[endpoint.id] = _veth(endpoint, ifindex, mtu, sending, resolved, revision)
+                _render_interface(endpoint, resolved.slots[endpoint.id], mtu, resolved, chains, into)
             mac = macs[6 * index : 6 * index + 6]
             value = ENDPOINT.pack(hosts[endpoint.droplet], ifindex, flags[endpoint.network], mtu, mac)
             for text in endpoint.addresses:
@@ -192,28 +195,33 @@ def _mtu(droplet: Droplet, resolved: ResolvedState) -> int:
     return endpoint_mtu(uplink.mtu, family_of(parse_address(droplet.address)))
 
 
-def _render_local(
-    endpoint: Endpoint,
-    ifindex: int,
-    mtu: int,
-    sending: Sending,
-    resolved: ResolvedState,
-    into: DesiredEntries,
-    revision: int,
-) -> Veth:
-    assert endpoint.attachment is not None, "validated before"
-    network = resolved.networks[endpoint.network]
+def _render_interface(
+    endpoint: Endpoint, slot: int, mtu: int, resolved: ResolvedState, chains: Chains, into: DesiredEntries
+) -> None:
+    """Add the entry of `interfaces`, and that of the endpoint's chains of functions if it has any."""
+    network, key = resolved.networks[endpoint.network], U32.pack(slot)
     packed = [parse_address(text) for text in endpoint.addresses]
-    into.map(MapName.INTERFACES)[U32.pack(ifindex - IFINDEX_BASE)] = INTERFACE.pack(
+    sent, received = chains.of_endpoint(endpoint, network)
+    flags = INTERFACE_PINNED if network.routing == "divider" else 0
+    flags |= (INTERFACE_STAGES_FROM if sent else 0) | (INTERFACE_STAGES_TO if received else 0)
+    into.map(MapName.INTERFACES)[key] = INTERFACE.pack(
         resolved.vpcs[network.vpc].vni,
         resolved.local_indexes[resolved.ingress_addresses(resolved.droplets[endpoint.droplet])[0]],
         next((address for address in packed if len(address) == 16), bytes(16)),
         next((address for address in packed if len(address) == 4), bytes(4)),
         parse_mac(endpoint.mac),
-        INTERFACE_PINNED if network.routing == "divider" else 0,
+        flags,
         mtu,
         endpoint.dscp << 2,
     )
+    if sent or received:
+        into.map(MapName.ENDPOINT_STAGES)[key] = ENDPOINT_STAGES.pack(sent, received)
+
+
+def _veth(endpoint: Endpoint, ifindex: int, mtu: int, sending: Sending, resolved: ResolvedState, revision: int) -> Veth:
+    assert endpoint.attachment is not None, "validated before"
+    network = resolved.networks[endpoint.network]
+    packed = [parse_address(text) for text in endpoint.addresses]
     prefixes = {len(cidr.address): cidr.prefix for cidr in map(parse_cidr, network.cidrs)}
     families = {len(address) for address in packed}
     return Veth(

@@ -75,6 +75,16 @@ class Choice(NamedTuple, Generic[T]):
     now: Sequence[T]
 
 
+class KernelNumbers(NamedTuple):
+    """What in the kernel tells the numbers that an earlier agent assigned: maps, interfaces and functions' programs."""
+
+    maps: Mapping[MapName, Mapping[bytes, bytes]]
+    ifindexes: Mapping[str, int]
+    """Those of the endpoints' interfaces, by endpoint."""
+    stage_indexes: Mapping[tuple[str, int], int]
+    """Those of functions' programs in the jump tables, by function and stage point."""
+
+
 class Assignment(NamedTuple):
     """The state with this host's numbers assigned, and an error for each document that lacks one."""
 
@@ -120,6 +130,14 @@ class Kind(ABC, Generic[T]):
         del ids, states
         return iter(())
 
+    def rendered_in(self, ids: Set[str], states: Sequence[ResolvedState]) -> Iterator[Reference]:
+        """Yield other objects whose own entries hold something of these ones: they are rendered again with these.
+
+        `states` are the new one and the one before.
+        """
+        del ids, states
+        return iter(())
+
     def served_by(self, droplets: Collection[str], resolved: ResolvedState) -> Iterator[str]:
         """Yield the ids of the objects that choose among droplets, and have one of these among them."""
         del droplets, resolved
@@ -129,6 +147,11 @@ class Kind(ABC, Generic[T]):
         """Return the resolved state without the objects `old` and with `new`."""
         return resolved.with_objects(self.name, [item.id for item in old], {item.id: item for item in new})
 
+    def not_permitted(self, objects: Sequence[T], document: str, resolved: ResolvedState) -> Iterable[FieldError]:
+        """Return what the document of this name may not list on this host."""
+        del objects, document, resolved
+        return ()
+
     def validate(self, objects: Sequence[T], resolved: ResolvedState, *, was_in_force: bool) -> Iterable[FieldError]:
         """Return what is wrong with objects whose references all resolve; `resolved` includes them.
 
@@ -137,14 +160,9 @@ class Kind(ABC, Generic[T]):
         del objects, resolved, was_in_force
         return ()
 
-    def numbers_in(
-        self, maps: Mapping[MapName, Mapping[bytes, bytes]], ifindexes: Mapping[str, int]
-    ) -> Mapping[Any, int]:
-        """Return the numbers of this host that an earlier agent assigned: see `assign`.
-
-        `maps` are those in the kernel, `ifindexes` those of the endpoints' interfaces, by endpoint.
-        """
-        del maps, ifindexes
+    def numbers_in(self, kernel: KernelNumbers) -> Mapping[Any, int]:
+        """Return the numbers of this host that an earlier agent assigned: see `assign`."""
+        del kernel
         return {}
 
     def assign(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 
+from agent.core.functions.chains import Chains, with_host_chains
 from agent.core.kinds.families import cidr_errors
 from agent.core.kinds.kind import Column, Key, Kind, key_of
 from agent.core.kinds.members import addresses_of, is_one_here
@@ -39,6 +40,11 @@ class Vpcs(Kind[Vpc]):
         yield from (Reference("networks", one.id) for one in states[0].networks.values() if one.vpc in ids)
         yield from senders(states)
 
+    def rendered_in(self, ids: Set[str], states: Sequence[ResolvedState]) -> Iterator[Reference]:
+        """Yield the droplet whose entry tells which VPCs have chains of functions."""
+        del ids
+        return with_host_chains(states)
+
     def served_by(self, droplets: Collection[str], resolved: ResolvedState) -> Iterator[str]:
         """Yield the VPCs that these droplets divide."""
         return (vpc.id for vpc in resolved.vpcs.values() if not set(vpc.dividers).isdisjoint(droplets))
@@ -50,12 +56,14 @@ class Vpcs(Kind[Vpc]):
             yield from cidr_errors(f"vpcs[{index}]", vpc.cidrs, resolved.host_state.features)
 
     def render(self, objects: Sequence[Vpc], resolved: ResolvedState, into: DesiredEntries, revision: int) -> None:
-        """Add one entry for each VPC."""
+        """Add one entry for each VPC, and one with its chains of functions if it has any."""
         del revision
-        entries = into.map(MapName.VPCS)
+        entries, chains = into.map(MapName.VPCS), Chains(resolved)
         for vpc in objects:
             flags = VPC_LOCAL_DIVIDER if is_one_here(vpc.dividers, resolved) else 0
             entries[U32.pack(vpc.vni)] = vpc_value(flags, addresses_of(vpc.dividers, resolved))
+            if (stages := chains.vpc_entry(vpc.id)) is not None:
+                into.map(MapName.VPC_STAGES)[U32.pack(vpc.vni)] = stages
 
 
 VPCS = Vpcs()

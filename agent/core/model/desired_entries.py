@@ -1,4 +1,4 @@
-"""What documents ask of the kernel: map entries, the endpoints' veths, and where transit XDP is attached."""
+"""What documents ask of the kernel: map entries, endpoints' veths, functions' programs, and where transit XDP is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from agent.core.model.map_layout import MapName
 from agent.core.model.offloads import NO_GSO, Sending
+from protocol.documents import FunctionProgram
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +34,36 @@ class Veth:
     sending: Sending = NO_GSO
 
 
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One function's program in its slot of a stage point, with its configuration.
+
+    `point` is a number of `agent.core.functions.stages.Point`, `slot` is 0 to 7. `content` is the hash of the program:
+    the same program has the same everywhere; empty if a file could not be read. With `on_fault_closed`, a packet with
+    which the program fails is dropped.
+    """
+
+    id: str
+    point: int
+    slot: int
+    content: str
+    program: FunctionProgram
+    configuration: bytes = b""
+    on_fault_closed: bool = False
+
+
 Entries = dict[MapName, dict[bytes, bytes]]
 
 
 @dataclass(slots=True)
 class DesiredEntries:
-    """The map entries and veths that documents ask for. Keys and values are packed by `map_layout`."""
+    """The map entries, veths and programs that documents ask for. Keys and values are packed by `map_layout`."""
 
     entries: Entries = field(default_factory=dict)
     veths: dict[str, Veth] = field(default_factory=dict)
     transit: frozenset[int] = frozenset()
     """The interfaces that transit XDP belongs on, by ifindex."""
+    functions: dict[str, Function] = field(default_factory=dict)
 
     def add(self, other: DesiredEntries) -> None:
         """Add the entries of other documents."""
@@ -53,6 +73,7 @@ class DesiredEntries:
             self.map(name).update(entries)
         self.veths.update(other.veths)
         self.transit |= other.transit
+        self.functions.update(other.functions)
 
     def map(self, name: MapName) -> dict[bytes, bytes]:
         """Return one map's entries, to be filled."""

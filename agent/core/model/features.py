@@ -39,6 +39,29 @@ class Features:
         return tuple(f"-D{name}={value}" for name, value in values.items())
 
 
+@dataclass(frozen=True, slots=True)
+class FunctionRules:
+    """Which functions this host accepts: forms of programs, and documents whose functions need not name a VPC.
+
+    `accept` holds some of `source`, `object` and `file`; `host_wide` patterns of documents' names (fnmatch).
+    """
+
+    accept: frozenset[str] = frozenset()
+    host_wide: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the compiler, the checks and the kernel's verifier said of a program for one stage point.
+
+    `refusal` says why it cannot run, empty if it can. `content` is the hash of the program that can run: of a file that
+    was changed and is refused, that of the version before, empty if there is none.
+    """
+
+    content: str
+    refusal: str = ""
+
+
 def family_of(packed: bytes) -> Family:
     """Return the family of a packed address, of 4 or 16 bytes."""
     return "ipv4" if len(packed) == 4 else "ipv6"

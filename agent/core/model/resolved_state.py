@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from agent.core.model.features import Features
+from agent.core.model.features import Features, FunctionRules, Verdict
 from agent.core.model.hooks import Hook
 from agent.core.model.local_droplets import IngressAddress, LocalIndexes, ingress_addresses
 from agent.core.model.offloads import Sending
 from agent.core.model.uplinks import Uplink
 from protocol.acknowledgements import Reference
 from protocol.addresses import parse_address
-from protocol.documents import Droplet, Network, Vpc
+from protocol.documents import Droplet, Function, Network, Vpc
 
 NOTHING: Mapping[Any, Any] = {}
 
@@ -33,6 +33,10 @@ class HostState:
     """Other hosts' droplets that no longer answer, by id."""
     endpoint_hook: Hook = Hook.XDP
     """Where the programs of endpoints are attached."""
+    functions: FunctionRules = field(default_factory=FunctionRules)
+    """The functions that the settings accept."""
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    """What is known of functions' programs: see `agent.core.functions.programs`."""
 
     def uplink(self, address: bytes) -> Uplink | None:
         """Return the interface that has a packed address of 4 or 16 bytes."""
@@ -73,6 +77,11 @@ class ResolvedState:
         return self.objects.get("networks", NOTHING)
 
     @property
+    def functions(self) -> Mapping[str, Function]:
+        """The functions in force, by id."""
+        return self.objects.get("functions", NOTHING)
+
+    @property
     def slots(self) -> Mapping[str, int]:
         """The slot of each endpoint here: it determines the interface's ifindex and the index of the counters."""
         return self.numbers.get("endpoints", NOTHING)
@@ -81,6 +90,11 @@ class ResolvedState:
     def local_indexes(self) -> LocalIndexes:
         """The index in `local_droplets` of each address of this host, on each interface on which its frames arrive."""
         return self.numbers.get("droplets", NOTHING)
+
+    @property
+    def stage_indexes(self) -> Mapping[tuple[str, int], int]:
+        """The index in the jump tables of each function's program, by its id and the number of its stage point."""
+        return self.numbers.get("functions", NOTHING)
 
     def has(self, reference: Reference) -> bool:
         """Return whether an object is in force."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from agent.core.model.desired_entries import Veth
+from agent.core.model.desired_entries import Function, Veth
 from agent.core.model.map_layout import MapName
 
 
@@ -61,7 +61,40 @@ class DetachTransit:
     ifindex: int
 
 
-Action: TypeAlias = PutEntries | DeleteEntries | EnsureVeth | DeleteVeth | AttachTransit | DetachTransit
+@dataclass(frozen=True, slots=True)
+class EnsureFunction:
+    """Load a function's program and put it into its slot, or repair its differences.
+
+    An older program stays in the slot until the new one replaces it; if that fails, it stays. `differs` is as in
+    `EnsureVeth`.
+    """
+
+    function: Function
+    differs: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFunction:
+    """Take the program of a function out of a slot, which no chain names any more.
+
+    If the function now has another slot or point, its new program stays.
+    """
+
+    id: str
+    point: int
+    slot: int
+
+
+Action: TypeAlias = (
+    PutEntries
+    | DeleteEntries
+    | EnsureVeth
+    | DeleteVeth
+    | AttachTransit
+    | DetachTransit
+    | EnsureFunction
+    | DeleteFunction
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,10 @@ from agent.core.plan.actions import (
     Action,
     AttachTransit,
     DeleteEntries,
+    DeleteFunction,
     DeleteVeth,
     DetachTransit,
+    EnsureFunction,
     EnsureVeth,
     Failure,
     PutEntries,
@@ -43,13 +45,17 @@ def _concerns(failure: Failure, entries: DesiredEntries) -> bool:
             return endpoint in entries.veths
         case AttachTransit(ifindex) | DetachTransit(ifindex):
             return ifindex in entries.transit
+        case EnsureFunction(function):
+            return function.id in entries.functions
+        case DeleteFunction(id_, _, _):
+            return id_ in entries.functions
         case PutEntries(name, _) | DeleteEntries(name, _):
             return any(key in entries.entries.get(name, ()) for key in failure.keys)
 
 
 def is_removal(failure: Failure) -> bool:
     """Return whether the refused action would have removed something."""
-    return isinstance(failure.action, DeleteEntries | DeleteVeth | DetachTransit)
+    return isinstance(failure.action, DeleteEntries | DeleteVeth | DetachTransit | DeleteFunction)
 
 
 def excluding(actions: Iterable[Action], wanted: DesiredEntries) -> list[Action]:
@@ -58,6 +64,8 @@ def excluding(actions: Iterable[Action], wanted: DesiredEntries) -> list[Action]
     for action in actions:
         match action:
             case EnsureVeth(veth) if veth.endpoint in wanted.veths:
+                continue
+            case EnsureFunction(function) if function.id in wanted.functions:
                 continue
             case AttachTransit(ifindex) if ifindex in wanted.transit:
                 continue

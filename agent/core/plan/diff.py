@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from agent.core.model.desired_entries import DesiredEntries, Veth
+from agent.core.model.desired_entries import DesiredEntries, Function, Veth
 from agent.core.model.map_layout import MapName
 from agent.core.model.offloads import GSO_MAX_SIZE, cuts_too_late, describe_offload, wrong_offloads
-from agent.core.plan.observed import Observed, ObservedPeer, ObservedVeth
+from agent.core.plan.observed import Observed, ObservedFunction, ObservedPeer, ObservedVeth
 from protocol.addresses import format_mac
+from protocol.documents import FunctionProgram
+
+NO_PROGRAM = FunctionProgram()
 
 
 class Suspects(NamedTuple):
-    """Entries, by map and key, and endpoints whose interfaces may be wrong."""
+    """Entries, by map and key, endpoints whose interfaces may be wrong, and functions whose programs may be."""
 
     keys: Mapping[MapName, Collection[bytes]]
     endpoints: Collection[str]
+    functions: Collection[str] = ()
 
 
 class KernelDiff:
@@ -32,10 +36,11 @@ class KernelDiff:
         self.wanted: dict[str, DesiredEntries] = {}
         """Desired entries that the kernel lacks or holds differently, by document."""
         self.differs: dict[str, tuple[str, ...]] = {}
-        """The differences of endpoints' interfaces, in words."""
+        """The differences of endpoints' interfaces and of functions (see `function_name`), in words."""
         self._found = DesiredEntries()
         """The observed entries in place of the desired ones."""
         self._unexpected_veths = dict(observed.veths)
+        self._unexpected_functions = dict(observed.functions)
         self._transit: frozenset[int] = frozenset()
 
     def add(self, name: str, part: DesiredEntries) -> None:
@@ -55,7 +60,19 @@ class KernelDiff:
             self._wanted_by(name).veths[id_] = veth
             if seen is not None:
                 self._found.veths[id_] = _as_planned(seen)
+        self._add_functions(name, part.functions)
         self._transit |= part.transit
+
+    def _add_functions(self, name: str, functions: Mapping[str, Function]) -> None:
+        for id_, function in functions.items():
+            seen = self._unexpected_functions.pop(id_, None)
+            differs = tuple(function_differences(seen, function)) if seen is not None else ()
+            if seen is not None and not differs:
+                continue
+            self.differs[function_name(id_)] = differs
+            self._wanted_by(name).functions[id_] = function
+            if seen is not None:
+                self._found.functions[id_] = _function_as_planned(seen)
 
     def _wanted_by(self, name: str) -> DesiredEntries:
         return self.wanted.setdefault(name, DesiredEntries())
@@ -68,7 +85,7 @@ class KernelDiff:
     @property
     def has_unexpected(self) -> bool:
         """Whether anything was observed that no document added so far wants."""
-        return bool(self._unexpected_veths) or any(self.observed.maps.values())
+        return bool(self._unexpected_veths or self._unexpected_functions) or any(self.observed.maps.values())
 
     @property
     def is_empty(self) -> bool:
@@ -78,12 +95,13 @@ class KernelDiff:
     def suspects(self) -> Suspects:
         """Return everything that differs, to be observed again."""
         keys: dict[MapName, set[bytes]] = {name: set(entries) for name, entries in self.observed.maps.items()}
-        endpoints = set(self._unexpected_veths)
+        endpoints, functions = set(self._unexpected_veths), set(self._unexpected_functions)
         for part in self.wanted.values():
             endpoints |= part.veths.keys()
+            functions |= part.functions.keys()
             for name, entries in part.entries.items():
                 keys.setdefault(name, set()).update(entries)
-        return Suspects({name: found for name, found in keys.items() if found}, endpoints)
+        return Suspects({name: found for name, found in keys.items() if found}, endpoints, functions)
 
     def before_and_after(self) -> tuple[DesiredEntries, DesiredEntries]:
         """Return the differing entries as they are and as they should be. Nothing may be added afterwards."""
@@ -91,6 +109,7 @@ class KernelDiff:
         for name, entries in self.observed.maps.items():
             before.map(name).update(entries)
         before.veths.update((id_, _as_planned(seen)) for id_, seen in self._unexpected_veths.items())
+        before.functions.update((id_, _function_as_planned(seen)) for id_, seen in self._unexpected_functions.items())
         before.transit = _attached(self.observed)
         for _, part in sorted(self.wanted.items()):
             after.add(part)
@@ -115,6 +134,30 @@ def _as_planned(seen: ObservedVeth) -> Veth:
         addresses=peer.addresses if peer else (),
         gateways=peer.gateways if peer else (),
     )
+
+
+def function_name(id_: str) -> str:
+    """Return the key of a function in `KernelDiff.differs`, where endpoints stand too."""
+    return f"function {id_}"
+
+
+def _function_as_planned(seen: ObservedFunction) -> Function:
+    """Return an observed function as the plan's type; it equals no desired one."""
+    return Function(seen.id, seen.point, seen.slot, seen.content, NO_PROGRAM, seen.configuration, seen.on_fault_closed)
+
+
+def function_differences(seen: ObservedFunction, wanted: Function) -> Iterator[str]:
+    """Yield the differences of a function's program in words."""
+    if (seen.point, seen.slot) != (wanted.point, wanted.slot):
+        yield f"it is in slot {seen.slot} of stage point {seen.point}"
+    if seen.content != wanted.content:
+        yield "it runs another program"
+    if seen.configuration != wanted.configuration:
+        yield "its configuration differs"
+    if seen.on_fault_closed != wanted.on_fault_closed:
+        yield f"it fails {'closed' if seen.on_fault_closed else 'open'}"
+    if not seen.complete:
+        yield "its slot lacks a program"
 
 
 def is_right(seen: ObservedVeth, wanted: Veth) -> bool:

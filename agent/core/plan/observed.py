@@ -58,9 +58,26 @@ class ObservedPeer:
 
 
 @dataclass(frozen=True, slots=True)
+class ObservedFunction:
+    """A function's program as its pins and marks show it; the fields are those of `desired_entries.Function`.
+
+    `complete` is false if its slot lacks a program at either hook, or has one that is not linked to this agent's own.
+    """
+
+    id: str
+    point: int
+    slot: int
+    content: str
+    configuration: bytes = b""
+    on_fault_closed: bool = False
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """One observation of the kernel: a complete one, or only of the objects that were asked for."""
 
     uplinks: tuple[Uplink, ...]
     veths: Mapping[str, ObservedVeth] = field(default_factory=dict)
     maps: Mapping[MapName, dict[bytes, bytes]] = field(default_factory=dict)
+    functions: Mapping[str, ObservedFunction] = field(default_factory=dict)

@@ -10,19 +10,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from agent.core.functions.stages import Point
 from agent.core.kinds import catalogue
-from agent.core.model.desired_entries import DesiredEntries, Entries, Veth
+from agent.core.model.desired_entries import DesiredEntries, Entries, Function, Veth
 from agent.core.model.map_layout import INTERFACE, OVERLAY_KEY, MapName, mapped
 from agent.core.plan.actions import (
     Action,
     AttachTransit,
     DeleteEntries,
+    DeleteFunction,
     DeleteVeth,
     DetachTransit,
+    EnsureFunction,
     EnsureVeth,
     PutEntries,
 )
-from agent.core.plan.diff import KernelDiff
+from agent.core.plan.diff import KernelDiff, function_name
 from agent.core.plan.observed import Observed
 from protocol.addresses import format_mac
 
@@ -32,7 +35,10 @@ _EMPTY: Mapping[bytes, bytes] = {}
 def plan_change(
     before: DesiredEntries, after: DesiredEntries, differs: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 ) -> list[Action]:
-    """Return the actions that turn `before` into `after`; `differs`: see `EnsureVeth`, by endpoint."""
+    """Return the actions that turn `before` into `after`.
+
+    `differs`: see `EnsureVeth` and `EnsureFunction`, by endpoint, and by function with the prefix `function `.
+    """
     kinds = catalogue.KINDS
     in_the_way = _in_the_way(before.veths, after.veths)
     gone = {id_: veth for id_, veth in before.veths.items() if id_ not in after.veths and id_ not in in_the_way}
@@ -46,6 +52,7 @@ def plan_change(
     return [
         *renumbered,
         *(DeleteVeth(id_, before.veths[id_].ifindex) for id_ in sorted(in_the_way)),
+        *_ensure_functions(before.functions, after.functions, differs),
         *_puts(kinds.maps_before_veths, after.entries, before.entries),
         *_attach(before.transit, after.transit),
         *(EnsureVeth(one, differs.get(one.endpoint, ())) for one in sorted(changed, key=lambda veth: veth.endpoint)),
@@ -55,6 +62,24 @@ def plan_change(
         *(DeleteVeth(id_, gone[id_].ifindex) for id_ in sorted(gone)),
         *_detach(before.transit, after.transit),
         *_deletes(kinds.maps_before_veths, before.entries, after.entries),
+        *_delete_functions(before.functions, after.functions),
+    ]
+
+
+def _ensure_functions(
+    before: Mapping[str, Function], after: Mapping[str, Function], differs: Mapping[str, tuple[str, ...]]
+) -> list[Action]:
+    changed = sorted(id_ for id_, function in after.items() if before.get(id_) != function)
+    return [EnsureFunction(after[id_], differs.get(function_name(id_), ())) for id_ in changed]
+
+
+def _delete_functions(before: Mapping[str, Function], after: Mapping[str, Function]) -> list[Action]:
+    """Return the removals of functions, and of programs in slots that their functions left: no chain names them now."""
+    places = {id_: (function.point, function.slot) for id_, function in after.items()}
+    return [
+        DeleteFunction(id_, old.point, old.slot)
+        for id_, old in sorted(before.items())
+        if places.get(id_) != (old.point, old.slot)
     ]
 
 
@@ -101,7 +126,7 @@ def _removes(action: Action) -> bool:
     match action:
         case DeleteEntries(MapName.DIRECT, _):
             return False
-        case DeleteEntries() | DeleteVeth() | DetachTransit():
+        case DeleteEntries() | DeleteVeth() | DetachTransit() | DeleteFunction():
             return True
         case _:
             return False
@@ -184,3 +209,17 @@ def describe(action: Action) -> str:
             return f"attach transit XDP to ifindex {ifindex}"
         case DetachTransit(ifindex):
             return f"detach transit XDP from ifindex {ifindex}"
+        case EnsureFunction() | DeleteFunction():
+            return _describe_function(action)
+
+
+def _describe_function(action: EnsureFunction | DeleteFunction) -> str:
+    match action:
+        case EnsureFunction(function, differs) if differs:
+            return f"repair function {function.id}: {'; '.join(differs)}"
+        case EnsureFunction(function):
+            place = f"slot {function.slot} of {Point(function.point).label}"
+            size = len(function.configuration)
+            return f"function {function.id}: program {function.content} in {place}, {size} bytes of configuration"
+        case DeleteFunction(id_, point, slot):
+            return f"delete function {id_} (slot {slot} of {Point(point).label})"

@@ -14,8 +14,10 @@ from agent.core.plan.actions import (
     Action,
     AttachTransit,
     DeleteEntries,
+    DeleteFunction,
     DeleteVeth,
     DetachTransit,
+    EnsureFunction,
     EnsureVeth,
     PutEntries,
 )
@@ -41,6 +43,11 @@ class Step(StrEnum):
     OPEN_PIN = "opening the pin"
     PIN = "pinning"
     LOAD_PROGRAM = "loading program"
+    COMPILE_FUNCTION = "compiling"
+    CHECK_FUNCTION = "checking"
+    LOAD_FUNCTION = "loading"
+    INSTALL_FUNCTION = "putting into its slot"
+    REMOVE_FUNCTION = "removing from its slot"
     READ = "reading"
 
 
@@ -227,6 +234,31 @@ SPECIFIC: dict[tuple[Step, int], str] = {
     (Step.LOAD_PROGRAM, errno.EACCES): "the kernel's verifier refuses the program: report it with the verifier's log",
     (Step.LOAD_PROGRAM, errno.E2BIG): "the program is too complex for this kernel's verifier: update the kernel",
     (Step.LOAD_PROGRAM, errno.EINVAL): "the kernel lacks something that the program uses: update the kernel",
+    (Step.COMPILE_FUNCTION, errno.EINVAL): "the source does not compile: correct it, and publish the document again",
+    (Step.COMPILE_FUNCTION, errno.ENOENT): (
+        f"the folder of functions has no such file: put it there (functions.folder), or correct the document; {AGAIN}"
+    ),
+    (Step.COMPILE_FUNCTION, errno.ETIMEDOUT): (
+        f"the compiler took too long: make the source smaller, or check the load of the host; {AGAIN}"
+    ),
+    (Step.CHECK_FUNCTION, errno.EINVAL): (
+        "the program does what functions may not do: see the contract (bpf/stage.h), correct it, and publish the "
+        "document again"
+    ),
+    (Step.LOAD_FUNCTION, errno.EACCES): (
+        "the kernel's verifier refuses the program: correct what it names, and publish the document again"
+    ),
+    (Step.LOAD_FUNCTION, errno.EINVAL): (
+        "the kernel's verifier refuses the program: correct what it names, and publish the document again"
+    ),
+    (Step.LOAD_FUNCTION, errno.E2BIG): (
+        "the program is too complex for this kernel's verifier: make it smaller, or bound its loops more tightly"
+    ),
+    (Step.INSTALL_FUNCTION, errno.EINVAL): (
+        "the jump table does not take the program: it is of another hook or another agent's; remove the pinned maps "
+        "(droplet-agent --uninstall) and start the agent"
+    ),
+    (Step.INSTALL_FUNCTION, errno.EOPNOTSUPP): "functions are off on this host: see functions.accept in the settings",
     (Step.OPEN_PIN, errno.EACCES): f"{_PRIVILEGES}; the bpf file system may be another user's",
     (Step.PIN, errno.EPERM): "this is not a bpf file system: mount one there (mount -t bpf bpf ...)",
     (Step.PIN, errno.EEXIST): "another process pinned something there: remove it, and start the agent again",
@@ -260,3 +292,7 @@ def step_of(action: Action) -> Step:
             return Step.ATTACH_PROGRAM
         case DetachTransit():
             return Step.DETACH_PROGRAM
+        case EnsureFunction():
+            return Step.INSTALL_FUNCTION
+        case DeleteFunction():
+            return Step.REMOVE_FUNCTION

@@ -1,0 +1,1 @@
+"""Functions at stage points: their slots, their chains, and what a host says of their programs."""
