@@ -110,26 +110,19 @@ static __always_inline int process_resumed_endpoint(context *ctx)
 	return leave_endpoint(rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
 }
 
-/* Parses a tunnel packet again. FUNCTION_FAULT if it has become one of another VPC or droplet, or unusable. */
+/*
+ * Parses the inner packet again. What the outer headers said stays as it is, also if a function wrote to them: whose
+ * packet it is was checked before.
+ */
 static __always_inline enum outcome parse_changed(context *ctx, struct frame_state *state, bool *on_path)
 {
-	struct tunnel *tunnel = &state->tunnel;
-	struct address peer KEY;
-	struct local_droplet *local = 0;
-	__u32 vni = tunnel->vni;
 	enum outcome outcome;
 
-	copy_address(&peer, &tunnel->peer.address);
 	state->packet.kind = 0;
 	state->packet.length = 0;
-	__builtin_memset(&tunnel->headers, 0, CLEARED_OF_TUNNEL);
-	outcome = unknown_scalar(parse_outer(ctx, state, &local));
-	if (!local || outcome != CONTINUE || tunnel->flags & TUNNEL_CONTROL || tunnel->vni != vni ||
-	    !same_address(&peer, &tunnel->peer.address))
-		return FUNCTION_FAULT;
 	outcome = unknown_scalar(parse_inner(ctx, state));
-	if (outcome == CONTINUE && !tunnel->flags)
-		*on_path = recently_confirmed(&state->packet.from, &tunnel->peer.address);
+	if (outcome == CONTINUE && !state->tunnel.flags)
+		*on_path = recently_confirmed(&state->packet.from, &state->tunnel.peer.address);
 	return outcome == CONTINUE || outcome == INNER_PROTOCOL ? outcome : FUNCTION_FAULT;
 }
 

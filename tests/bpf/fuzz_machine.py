@@ -14,15 +14,16 @@ import subprocess
 from dataclasses import dataclass
 from random import Random
 
-from bpf_dut import TC_VERDICTS
+from bpf_dut import TC_VERDICTS, names_in_xdp
 from fuzz_frames import SINGLE, Frame, Marks, split_tag
+from fuzz_functions import install
 from fuzz_model import SLOTS, UPLINKS, Model
 from fuzz_parse import VLAN
 from fuzz_taps import NOTES, load_address, tapped
 
 from agent.core.model import map_layout
 from agent.core.model.endpoint_slots import IFINDEX_BASE
-from agent.core.model.hooks import PROGRAMS, Hook
+from agent.core.model.hooks import Hook
 from agent.core.model.map_layout import MapName
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledObject, ticks_per_second
@@ -113,9 +114,10 @@ class Machine:
         self._kind = bpf.ProgramType.XDP if hook is Hook.XDP else bpf.ProgramType.SCHED_CLS
         self.programs = {
             name: bpf.load_program(tapped(p, self.fds, self._leaves), self._kind, name=p.name)
-            for name, p in zip(PROGRAMS[Hook.XDP], compiled.programs, strict=True)
+            for name, p in zip(names_in_xdp(compiled), compiled.programs, strict=True)
         }
         """By their names in XDP."""
+        self._functions = install(compiled, hook, self.fds, self._leaves) if compiled.shells else []
         clock = load_address(6, self._leaves) + bytes.fromhex("85000000 76000000 7b060000 00000000 b7000000 02000000")
         self._clock = bpf.load_program(clock + bytes.fromhex("95000000 00000000"), name="clock")
         self._outcomes = struct.Struct(f"={2 * len(Outcome)}Q")
@@ -135,7 +137,7 @@ class Machine:
     def close(self) -> None:
         for memory in self.memory.values():
             memory.close()
-        fds = [*self.fds.values(), *self.programs.values(), self._leaves, self._clock]
+        fds = [*self.fds.values(), *self.programs.values(), *self._functions, self._leaves, self._clock]
         for fd in fds:
             os.close(fd)
 
@@ -157,7 +159,7 @@ class Machine:
                 bpf.update(self.fds[name], key, value)
         for index in map_layout.GENERATION_OF.values():
             self._generations.start(index)
-        for slot, name in map_layout.called_programs(Hook.XDP).items():
+        for slot, name in map_layout.called_programs(Hook.XDP, functions=bool(self._functions)).items():
             bpf.update(self.fds[self.jump_table], map_layout.U32.pack(slot), map_layout.U32.pack(self.programs[name]))
         if not model.delivers:
             bpf.delete(self.fds[self.jump_table], bytes(4))

@@ -19,6 +19,7 @@ UPLINKS = (11, 12, 13)
 """Interfaces that frames from the underlay arrive on."""
 SLOTS = 32
 """Endpoints' interfaces that there are, by slot."""
+WITH_STAGES = map_layout.INTERFACE_STAGES_FROM | map_layout.INTERFACE_STAGES_TO
 VNIS = (7, 8, 9, 10, 0xFFFFFF)
 STRANGE_VNIS = (0, 77, 0x700)
 GATEWAY_MAC = bytes.fromhex("02d201e70001")
@@ -244,7 +245,7 @@ def _add_endpoint(rng: Random, model: Model, vni: int, home: int, number: int, p
             v6 if families & 2 else ZERO,
             v4[12:] if families & 1 else bytes(4),
             mac,
-            map_layout.INTERFACE_PINNED if pinned else 0,
+            (map_layout.INTERFACE_PINNED if pinned else 0) | (WITH_STAGES if model.features.functions else 0),
             mtu,
             rng.choice((0, 0, 0x2E << 2, 63 << 2)),
         )

@@ -32,6 +32,7 @@ EPISODE = 200
 VARIANTS = {
     "everything": Features(vlan_tags=True),
     "plain": Features(vxlan_port=0, families=frozenset({"ipv4"}), underlay=frozenset({"ipv4"})),
+    "functions": Features(vlan_tags=True, functions=True),
     "ipv6": Features(geneve_port=7000, underlay=frozenset({"ipv6"})),
 }
 """Programs by what they are compiled for."""

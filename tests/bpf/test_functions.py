@@ -249,17 +249,16 @@ def test_a_packet_that_a_function_damaged_and_declared_is_dropped(
     assert run_at(functions, point).outcome is (Outcome.INNER_PROTOCOL if other else Outcome.FUNCTION_FAULT)
 
 
-def test_a_tunnel_packet_cannot_be_moved_to_another_vpc(functions: FunctionDut) -> None:
-    body = """
+@pytest.mark.parametrize("changed", [0, 1])
+def test_a_tunnel_packet_cannot_be_moved_to_another_vpc(functions: FunctionDut, changed: int) -> None:
+    body = f"""
         __u8 *frame = stage_start(stage);
         if (frame + 50 > (__u8 *)stage_end(stage)) return 0;
-        frame[48] = 9;
+        frame[48] = 9; /* the VNI */
         stage->changed = {changed};
         return STAGE_GO_ON;"""
     functions.receiver(2, MAC[B], vni=9)
-    put(functions, "from_underlay", body.format(changed=1))
-    assert run_at(functions, "from_underlay").outcome is Outcome.FUNCTION_FAULT
-    put(functions, "from_underlay", body.format(changed=0))
+    put(functions, "from_underlay", body)
     run = run_at(functions, "from_underlay")
     assert run.outcome is Outcome.DELIVERED
     assert run.frame[:6] == MAC[A]

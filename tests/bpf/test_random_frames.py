@@ -35,11 +35,12 @@ from agent.datapath.bpf.compiler import CompiledObject
 from agent.datapath.bpf.outcomes import RECEIVED, Outcome
 from agent.datapath.bpf.syscall import XdpAction
 
-FRAMES = {"everything": 10_000, "plain": 5_000}
+FRAMES = {"everything": 10_000, "plain": 5_000, "functions": 5_000}
 """For each hook."""
 FIRST_SEED = 20
 """Its frames and the following ones reach every outcome."""
-EPISODES, OUTCOMES = {"everything": 20, "plain": 5}, {"everything": 60, "plain": 40}
+EPISODES = {"everything": 20, "plain": 5, "functions": 5}
+OUTCOMES = {"everything": 60, "plain": 40, "functions": 50}
 """Of the test without and with garbage, and how many outcomes they reach at least."""
 INSTRUCTION, CALL = struct.Struct("<BBhi"), 0x85
 

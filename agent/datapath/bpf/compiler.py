@@ -283,7 +283,7 @@ def compile_here(sources: Path, features: Features, hook: Hook = Hook.XDP) -> Co
     maps, by_fd = _maps(lib, module.module, _NAMES[hook])
     names = (*PROGRAMS[hook], *(RESUMES[hook] if features.functions else ()))
     programs, tracers, shells = (
-        tuple(_program(name, module.dump_func(name.encode()), by_fd) for name in part)
+        tuple(program_of(name, module.dump_func(name.encode()), by_fd) for name in part)
         for part in (names, TRACERS if hook is Hook.XDP else (), SHELLS[hook] if features.functions else ())
     )
     shared = tuple(one for one in maps if one.name != CONFIGURATION)
@@ -313,8 +313,11 @@ def _maps(lib: Any, handle: int, names: Mapping[str, str]) -> tuple[tuple[MapDef
     return tuple(definitions), by_fd
 
 
-def _program(name: str, code: bytes, by_fd: dict[int, str]) -> CompiledProgram:
-    """Remove the child's descriptors from the instructions (struct bpf_insn: code, registers, offset, imm)."""
+def program_of(name: str, code: bytes, by_fd: Mapping[int, str]) -> CompiledProgram:
+    """Return a program without the compiler's descriptors in its instructions.
+
+    struct bpf_insn { u8 code; u8 registers; s16 offset; s32 imm }.
+    """
     cleaned, relocations = bytearray(code), []
     for at in range(0, len(code), 8):
         if code[at] == _LD_IMM64 and code[at + 1] >> 4 == PSEUDO_MAP_FD:

@@ -1,0 +1,60 @@
+"""Puts a frame of its own around a user's function, so that it reaches nothing of its caller. Pure.
+
+A BPF-to-BPF call passes R1 to R5 as they are, and a pointer to the caller's stack reaches the whole of that frame: what
+the compiler left there may be the context or an entry of the agent's maps. So the function gets a copy of struct stage
+in a frame that holds nothing but it, and no other registers; the fields that it may write are copied back.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from agent.datapath.bpf.compiler import Relocation
+from agent.datapath.functions.user_program import UserProgram
+
+READ, STAGE_SIZE = 76, 104
+"""Bytes of struct stage (bpf/stage.h): up to `target`, which is what the function may write, and in all."""
+WRITTEN = ((76, 4), (80, 4), (84, 4), (88, 4), (92, 1), (93, 1))
+"""Offset and size of each field that is copied back: target, reason, changed."""
+
+_INSTRUCTION = struct.Struct("<BBhi")
+_LOAD = {1: 0x71, 4: 0x61, 8: 0x79}
+_STORE = {1: 0x73, 4: 0x63, 8: 0x7B}
+_STORE_ZERO, _MOVE, _MOVE_IMM, _ADD_IMM, _CALL, _EXIT = 0x7A, 0xBF, 0xB7, 0x07, 0x85, 0x95
+_PSEUDO_CALL = 1
+_SCRATCH, _STAGE, _KEPT, _FRAME = 0, 1, 6, 10
+
+
+def isolate(program: UserProgram) -> UserProgram:
+    """Return the program behind its own frame: it still takes struct stage in R1 and returns the verdict in R0."""
+    before, after = _enter(), _leave()
+    count = len(before) + 1 + len(after)
+    call = _op(_CALL, 0, _PSEUDO_CALL, 0, len(after))
+    code = b"".join((*before, call, *after)) + program.instructions
+    relocations = tuple(Relocation(one.index + count, one.map) for one in program.relocations)
+    lines = {index + count: line for index, line in program.lines.items()}
+    return UserProgram(code, relocations, program.maps, lines)
+
+
+def _enter() -> list[bytes]:
+    """Copy what the function may read, clear what it may write, and clear all registers but R1."""
+    code = [_op(_MOVE, _KEPT, _STAGE)]
+    for at in range(0, READ, 8):
+        size = min(8, READ - at)
+        code += [_op(_LOAD[size], _SCRATCH, _KEPT, at), _op(_STORE[size], _FRAME, _SCRATCH, at - STAGE_SIZE)]
+    code += [_op(0x62, _FRAME, 0, READ - STAGE_SIZE, 0)]
+    code += [_op(_STORE_ZERO, _FRAME, 0, at - STAGE_SIZE, 0) for at in range(READ + 4, STAGE_SIZE, 8)]
+    code += [_op(_MOVE, _STAGE, _FRAME), _op(_ADD_IMM, _STAGE, 0, 0, -STAGE_SIZE)]
+    return code + [_op(_MOVE_IMM, register) for register in range(2, 6)]
+
+
+def _leave() -> list[bytes]:
+    """Copy back what the function wrote. R0 holds its verdict."""
+    code = []
+    for at, size in WRITTEN:
+        code += [_op(_LOAD[size], _STAGE, _FRAME, at - STAGE_SIZE), _op(_STORE[size], _KEPT, _STAGE, at)]
+    return [*code, _op(_EXIT)]
+
+
+def _op(code: int, to: int = 0, source: int = 0, offset: int = 0, imm: int = 0) -> bytes:
+    return _INSTRUCTION.pack(code, source << 4 | to, offset, imm)

@@ -1,0 +1,136 @@
+"""Loads a user's program into the kernel with the agent's program around it, and runs it on sample frames.
+
+Pins nothing and fills no slot: `install` does. Whatever the program's author has to mend is a FunctionError; every
+other refusal of the kernel is an OSError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from agent.datapath.bpf import programs
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.compiler import CompiledProgram
+from agent.datapath.functions.isolation import isolate
+from agent.datapath.functions.linker import link, map_of
+from agent.datapath.functions.refusals import FunctionError
+from agent.datapath.functions.sample_run import DESCRIPTION, SAMPLE, harness, is_verdict, samples
+from agent.datapath.functions.user_program import CONFIGURATION, CONFIGURATION_SIZE, UserMap, UserProgram
+from agent.datapath.functions.verifier_summary import bounded, summarize
+
+BPF_F_RDONLY_PROG = 1 << 7
+_ONLY = bytes(4)
+_OURS = (errno.EPERM, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
+"""Refusals that say nothing of the program: a missing privilege, no memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a program runs: the hook's shell and type, its index in the jump table, and what faults do."""
+
+    shell: CompiledProgram
+    kind: bpf.ProgramType
+    index: int
+    closed: bool = False
+
+
+def create_map(one: UserMap) -> int:
+    """Create a map that a program declares; return its descriptor."""
+    flags = one.flags | (bpf.BPF_F_NO_PREALLOC if one.type == bpf.MapType.LPM_TRIE else 0)
+    try:
+        return bpf.create_map(bpf.MapType(one.type), one.key_size, one.value_size, one.max_entries, flags, one.name)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.E2BIG):
+            raise FunctionError(f"the kernel does not create the map {one.name}: {error.strerror}") from error
+        raise
+
+
+def create_configuration(content: bytes) -> int:
+    """Create the map with a function's configuration, which programs cannot write; return its descriptor."""
+    made = bpf.create_map(bpf.MapType.ARRAY, 4, CONFIGURATION_SIZE, 1, BPF_F_RDONLY_PROG, "function_config")
+    try:
+        write_configuration(made, content)
+    except BaseException:
+        os.close(made)
+        raise
+    return made
+
+
+def write_configuration(descriptor: int, content: bytes) -> None:
+    """Replace the configuration; programs see the old or the new bytes, a mixture for a moment at most."""
+    bpf.update(descriptor, _ONLY, content.ljust(CONFIGURATION_SIZE, b"\0"))
+
+
+@contextlib.contextmanager
+def temporary_maps(program: UserProgram, configuration: bytes) -> Iterator[dict[str, int]]:
+    """Create all maps of a program; they are closed at the end. By the names that a linked program has for them."""
+    with contextlib.ExitStack() as undo:
+        opened = {map_of(CONFIGURATION): create_configuration(configuration)}
+        undo.callback(os.close, opened[map_of(CONFIGURATION)])
+        for one in program.maps:
+            opened[map_of(one.name)] = descriptor = create_map(one)
+            undo.callback(os.close, descriptor)
+        yield opened
+
+
+def load(program: UserProgram, place: Place, maps: Mapping[str, int], most: int) -> int:
+    """Load a program for one hook; return its descriptor. `maps` are the agent's and the function's.
+
+    Raises FunctionError if the verifier refuses it, or processed more than `most` instructions.
+    """
+    user = isolate(program)
+    linked = link(place.shell, user, index=place.index, closed=place.closed)
+    start = len(place.shell.instructions) // 8
+    descriptor = _load(linked, user, maps, place.kind, start)
+    checked = bpf.verified_instructions(descriptor)
+    if checked > most:
+        os.close(descriptor)
+        raise FunctionError(
+            f"the verifier had to process {checked} instructions, the limit of this host is {most}: do less for each "
+            "packet, bound loops by smaller constants, or raise max_instructions in [functions] of the settings"
+        )
+    return descriptor
+
+
+def run_on_samples(program: UserProgram, point: int, maps: Mapping[str, int]) -> None:
+    """Run a program on sample frames; `maps` are only the function's, and should be temporary.
+
+    Raises FunctionError if the verifier refuses it, or if it returns what is no verdict.
+    """
+    user = isolate(program)
+    linked, start = harness(user)
+    sample = bpf.create_map(bpf.MapType.ARRAY, 4, DESCRIPTION.size, 1, name="function_sample")
+    try:
+        descriptor = _load(linked, user, {**maps, SAMPLE: sample}, bpf.ProgramType.XDP, start)
+        try:
+            _run(descriptor, sample, point)
+        finally:
+            os.close(descriptor)
+    finally:
+        os.close(sample)
+
+
+def _run(descriptor: int, sample: int, point: int) -> None:
+    for name, frame, description in samples(point):
+        bpf.update(sample, _ONLY, description)
+        verdict, _, _ = bpf.run_program(descriptor, frame)
+        if not is_verdict(verdict, point):
+            raise FunctionError(
+                f"it returns {verdict} for {name}, which is no verdict at this stage point: return one of enum "
+                "stage_verdict on every path"
+            )
+
+
+def _load(
+    linked: CompiledProgram, user: UserProgram, maps: Mapping[str, int], kind: bpf.ProgramType, start: int
+) -> int:
+    try:
+        return bpf.load_program(programs.relocate(linked, maps), kind, name=linked.name)
+    except bpf.VerifierError as error:
+        if error.errno in _OURS and not error.log:
+            raise
+        raise FunctionError(summarize(error.log, user, start), bounded(error.log)) from error

@@ -1,0 +1,113 @@
+"""What the pins of a function say of it: a small map beside its programs, and the names of its folders.
+
+    functions/<name>/<number>/record           which function, where, of which program
+    functions/<name>/<number>/configuration
+    functions/<name>/<number>/maps/<map>
+    functions/<name>/<number>/programs/<hook>
+
+A number stands for one build: it grows with every new one, and one that is finished is never changed, but for its
+configuration. `maps` of two builds may be the same maps.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from hashlib import blake2s
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from agent.datapath.bpf import syscall as bpf
+
+RECORD, CONFIGURATION_PIN, MAPS, PROGRAM_PINS = "record", "configuration", "maps", "programs"
+_MAP_NAME = "droplet_record"
+_RECORD = struct.Struct("=8sIIIIII64s256s")
+"""struct { char magic[8]; u32 version, point, slot, closed, configuration, maps; char content[64], id[256] }."""
+_MAGIC, _VERSION = b"function", 1
+_ONLY = bytes(4)
+
+
+class Record(NamedTuple):
+    """One build: `length` is that of the configuration in bytes, `maps` the number of the function's own maps."""
+
+    id: str
+    point: int
+    slot: int
+    content: str
+    closed: bool
+    length: int
+    maps: int
+
+    def same_program(self, other: Record) -> bool:
+        """Return whether two builds run the same program in the same way: all but the configuration."""
+        return self[:5] == other[:5]
+
+
+def folder_name(id_: str) -> str:
+    """Return the name of a function's folder: a bpf file system takes no dots, and 255 bytes."""
+    plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
+    return "".join(chr(byte) if byte in plain else f"%{byte:02x}" for byte in id_.encode())
+
+
+def id_of(folder: str) -> str:
+    """Return the id of the function that a folder belongs to."""
+    return unquote_to_bytes(folder).decode(errors="replace")
+
+
+def build_of(record: Record, shells: str) -> str:
+    """Return the digest that marks programs of a build; `shells` is the hash of the agent's programs around it."""
+    text = f"{record.content} {shells} {record.point} {record.slot} {record.closed}"
+    return blake2s(text.encode(), digest_size=16).hexdigest()
+
+
+def pin_record(record: Record, path: Path) -> None:
+    """Create and pin the map that holds a record."""
+    descriptor = bpf.create_map(bpf.MapType.ARRAY, 4, _RECORD.size, 1, name=_MAP_NAME)
+    try:
+        bpf.update(descriptor, _ONLY, _pack(record))
+        bpf.pin(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Replace the content of a pinned record."""
+    descriptor = bpf.open_pin(path)
+    try:
+        bpf.update(descriptor, _ONLY, _pack(record))
+    finally:
+        os.close(descriptor)
+
+
+def read_record(path: Path) -> Record | None:
+    """Read a pinned record; None if there is none, or if it is of another version."""
+    try:
+        descriptor = bpf.open_pin(path)
+    except FileNotFoundError:
+        return None
+    try:
+        info = bpf.map_info(descriptor)
+        if (info.name, info.value_size) != (_MAP_NAME, _RECORD.size):
+            return None
+        return _unpack(bpf.lookup(descriptor, _ONLY, _RECORD.size) or b"")
+    finally:
+        os.close(descriptor)
+
+
+def _pack(one: Record) -> bytes:
+    numbers = (one.point, one.slot, int(one.closed), one.length, one.maps)
+    return _RECORD.pack(_MAGIC, _VERSION, *numbers, one.content.encode(), one.id.encode())
+
+
+def _unpack(value: bytes) -> Record | None:
+    if len(value) != _RECORD.size:
+        return None
+    magic, version, point, slot, closed, length, maps, content, id_ = _RECORD.unpack(value)
+    if (magic, version) != (_MAGIC, _VERSION):
+        return None
+    return Record(_text(id_), point, slot, _text(content), bool(closed), length, maps)
+
+
+def _text(padded: bytes) -> str:
+    return padded.rstrip(b"\0").decode(errors="replace")
