@@ -34,9 +34,15 @@ VPC_POINTS = {"forwarded": 0, "from_underlay": 1, "dropped": 2}
 
 @cache
 def user_program(body: str, declarations: str = "") -> UserProgram:
-    """Compile a function from the statements of its body, in a process of its own: bcc stays out of this one."""
+    """Compile a function from the statements of its body."""
+    return source_program(f"{declarations}\nint stage_function(struct stage *stage)\n{{\n{body}\n}}\n")
+
+
+@cache
+def source_program(source: str) -> UserProgram:
+    """Compile the source of a function, in a process of its own: bcc stays out of this one."""
     header = (SOURCES / "stage.h").read_text(encoding="utf-8")
-    text = f"{header}\n{declarations}\nint stage_function(struct stage *stage)\n{{\n{body}\n}}\n"
+    text = header + source.replace('#include "stage.h"\n', "")
     environment = {**os.environ, "BCC_KERNEL_SOURCE": str(SOURCES / "shim"), "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run(
         [sys.executable, __file__], input=text.encode(), env=environment, capture_output=True, check=False
@@ -119,6 +125,11 @@ class FunctionDut(Dut):
         bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(loaded.fd))
         self.maps[point, slot] = own
 
+    def configure(self, point: str, slot: int, configuration: bytes) -> None:
+        """Change the configuration of a function that runs."""
+        value = configuration.ljust(CONFIGURATION_SIZE, b"\0")
+        bpf.update(self.maps[point, slot][CONFIGURATION], U32.pack(0), value)
+
     def chains(self, point: str, *slots: int, endpoint: int = SLOT, vni: int = VNI) -> None:
         """Let packets meet functions at a point: those of one endpoint, one VPC or the host."""
         if point in ENDPOINT_POINTS:
@@ -174,12 +185,12 @@ def _compile() -> None:
     """Compile standard input to a user's program on standard output."""
     from bcc import BPF, lib
 
-    from agent.datapath.bpf.compiler import _maps, _program, flags
+    from agent.datapath.bpf.compiler import _maps, flags, program_of
     from agent.datapath.functions.user_program import UserMap
 
     module = BPF(text=sys.stdin.buffer.read(), cflags=flags())
     maps, by_fd = _maps(lib, module.module, {})
-    compiled = _program("stage_function", module.dump_func(b"stage_function"), by_fd)
+    compiled = program_of("stage_function", module.dump_func(b"stage_function"), by_fd)
     user = UserProgram(
         compiled.instructions,
         compiled.relocations,
