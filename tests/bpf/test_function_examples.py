@@ -10,13 +10,14 @@ import bpf_packets as p
 import pytest
 from bpf_dut import A6, MAC, R6, A, R, Run
 from bpf_tunnels import tunnelled
-from function_dut import FunctionDut, source_program
+from function_dut import FunctionDut, source_program, user_program
 from test_functions import USUAL, run_at
 
 from agent.core.kinds.catalogue import KINDS
 from agent.core.model.hooks import POINTS
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import Outcome
+from agent.datapath.functions.isolation import isolate
 from protocol.codec import decode_document
 from protocol.documents import Function
 
@@ -118,6 +119,17 @@ def test_as_many_ports_as_the_source_says_are_blocked(
     install(functions, published(*range(1, 66)))
     assert outcome(functions, 64) is Outcome.FUNCTION_DROPPED
     assert outcome(functions, 65) is Outcome.DELIVERED
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_function_with_as_much_stack_as_the_page_allows_loads(functions: FunctionDut, point: str) -> None:
+    """The kernel adds up the frames of the shell, of what isolates the function from it, and of the function."""
+    found = re.search(r"\| stack \| (\d+) bytes", PAGE)
+    assert found
+    body = f"volatile char bytes[{found[1]}]; bytes[0] = 7; bytes[{found[1]} - 1] = 1; return bytes[0] - 6;"
+    functions.install(point, SLOT, isolate(user_program(body)))
+    functions.chains(point, SLOT)
+    assert run_at(functions, point).outcome is USUAL[point]
 
 
 @pytest.mark.parametrize("point", POINTS)
