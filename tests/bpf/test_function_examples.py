@@ -17,7 +17,6 @@ from agent.core.kinds.catalogue import KINDS
 from agent.core.model.hooks import POINTS
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import Outcome
-from agent.datapath.functions.isolation import isolate
 from protocol.codec import decode_document
 from protocol.documents import Function
 
@@ -127,7 +126,7 @@ def test_a_function_with_as_much_stack_as_the_page_allows_loads(functions: Funct
     found = re.search(r"\| stack \| (\d+) bytes", PAGE)
     assert found
     body = f"volatile char bytes[{found[1]}]; bytes[0] = 7; bytes[{found[1]} - 1] = 1; return bytes[0] - 6;"
-    functions.install(point, SLOT, isolate(user_program(body)))
+    functions.install(point, SLOT, user_program(body))
     functions.chains(point, SLOT)
     assert run_at(functions, point).outcome is USUAL[point]
 
