@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "agent.datapath.net": BELOW_THE_EDGES,
     "agent.datapath.attach": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net"),
     "agent.datapath.veth": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net", "agent.datapath.attach"),
-    "agent.datapath.functions": (*BELOW_THE_EDGES, "agent.datapath.bpf", "bpf"),
+    "agent.datapath.functions": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net", "bpf"),
     "agent.datapath.nexthop": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net", "agent.datapath.attach"),
     "agent.datapath": (*BELOW_THE_EDGES, "agent.datapath", "bpf"),
     "agent.logs": (),
@@ -212,7 +212,11 @@ def test_the_core_consists_of_packages_of_bounded_size() -> None:
 
 @pytest.mark.parametrize(
     ("library", "package"),
-    [("pyroute2", "agent.datapath"), ("bcc", "agent.datapath.bpf.compiler agent.datapath.functions.source_compiler"), ("nats", "agent.bus")],
+    [
+        ("pyroute2", "agent.datapath"),
+        ("bcc", "agent.datapath.bpf.compiler agent.datapath.functions.source_compiler"),
+        ("nats", "agent.bus"),
+    ],
 )
 def test_a_library_is_imported_in_one_package_alone(library: str, package: str) -> None:
     users = {name for name in MODULES if any(inside(other, [library]) for other in IMPORTS[name])}
