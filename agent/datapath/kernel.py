@@ -241,6 +241,10 @@ class Kernel:
         """Set one slot's counters to zero, for a slot that is reused for another endpoint."""
         self.queries.clear_endpoint_counters(slot)
 
+    def clear_function_counters(self, index: int) -> None:
+        """Set the counters of one index in the jump tables to zero, for a slot that is assigned anew."""
+        self.queries.clear_function_counters(index)
+
     async def uplinks(self) -> tuple[Uplink, ...]:
         """Read the uplinks, and change nothing; OSError (ENODEV) when one is gone."""
         return await read_uplinks(self._netlink, self.config.interfaces, self.transit.is_current)
