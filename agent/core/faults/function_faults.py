@@ -9,7 +9,6 @@ from protocol.status import Fault
 
 QUIET_SECONDS = 60.0
 """A fault ends when the function did not fail for so many seconds."""
-KIND = "function_failing"
 _REMEDY = (
     "correct its program so that every path returns a verdict that its stage point allows, and the packet stays whole; "
     "then publish its document again (dropletctl counters HOST counts the faults)"
@@ -48,4 +47,4 @@ class FunctionWatch:
 def _fault(function: FailingFunction) -> Fault:
     fate = "are dropped (on_fault is closed)" if function.closed else "go on (on_fault is open)"
     detail = f"its verdict for packets is invalid, or it leaves them unusable; such packets {fate}"
-    return Fault(KIND, f"{function.id} ({function.point})", detail, _REMEDY)
+    return Fault("function_failing", f"{function.id} ({function.point})", detail, _REMEDY)

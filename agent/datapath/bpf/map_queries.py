@@ -115,13 +115,15 @@ class MapQueries:
     def read_function_counters(self, indexes: Iterable[int]) -> dict[int, FunctionCounters]:
         """Return the counters of functions by their indexes in the jump tables; empty where functions are off."""
         counters = self.maps.get(MapName.FUNCTION_COUNTERS)
+        if counters is None:
+            return {}
         found: dict[int, FunctionCounters] = {}
-        for index in indexes if counters is not None else ():
+        for index in indexes:
             values = [FUNCTION_TRAFFIC.unpack(value) for value in counters.lookup_percpu(U32.pack(index))]
-            if values:
-                packets, size, *others = (sum(column) for column in zip(*values, strict=True))
-                reasons = self._read_reasons(index) if others[1] else {}
-                found[index] = FunctionCounters(Traffic(packets, size), *others, reasons)
+            total = [sum(column) for column in zip(*values, strict=True)]
+            if total:
+                reasons = self._read_reasons(index)
+                found[index] = FunctionCounters(Traffic(*total[:2]), *total[2:], reasons)  # type: ignore[call-arg]
         return found
 
     def _read_reasons(self, index: int) -> dict[int, int]:
