@@ -12,7 +12,7 @@ from agent.datapath.functions.installed import Build, Slots, builds, current
 from agent.datapath.functions.map_entries import PERCPU, read_entries
 from agent.datapath.functions.map_limits import TYPES
 from agent.datapath.functions.program_store import ProgramStore
-from agent.datapath.functions.record import MAPS, PROGRAM_PINS
+from agent.datapath.functions.record import MAPS, PROGRAM_PINS, folder_of
 from agent.datapath.functions.refusals import FunctionError
 from agent.datapath.functions.user_program import UserMap
 from agent.datapath.net.threads import in_thread
@@ -43,7 +43,7 @@ class FunctionReader:
         return await in_thread(self._read_maps, id_, point, request)
 
     def _build(self, id_: str, point: int) -> Build | None:
-        return current([one for one in builds(self._root, id_, self._slots) if one.record.point == point])
+        return current(builds(folder_of(self._root, id_, point), self._slots))
 
     def _describe(self, id_: str, point: int) -> str:
         build = self._build(id_, point)
