@@ -9,7 +9,7 @@ from agent.core.config.desired_state import Desired
 from agent.core.functions.programs import verdict_key
 from agent.core.functions.stages import POINTS
 from agent.core.kinds.functions import FUNCTIONS
-from agent.datapath.functions.reader import FunctionReader
+from agent.datapath.functions.reader import FunctionReader, UnknownMapError
 from protocol.documents import Function
 from protocol.rpc import FunctionLogReply, FunctionLogRequest, FunctionMapsReply, FunctionMapsRequest
 
@@ -41,10 +41,9 @@ async def function_maps(
         raise _unknown(desired, request.function)
     try:
         found = await reader.read_maps(function.id, POINTS[function.point], request) if reader is not None else None
-    except KeyError:
-        raise RpcError(
-            404, f"function {function.id!r} has no map {request.map!r}; ask without `map` for its maps"
-        ) from None
+    except UnknownMapError as error:
+        text = f"map: function {function.id!r} has no map {request.map!r}; its maps are: {error}"
+        raise RpcError(400, text) from None
     except OSError as error:
         raise RpcError(500, f"the maps of function {function.id!r} cannot be read: {error}") from None
     if found is None:

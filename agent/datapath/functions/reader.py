@@ -19,6 +19,10 @@ from agent.datapath.net.threads import in_thread
 from protocol.rpc import FunctionMap, FunctionMapsReply, FunctionMapsRequest
 
 
+class UnknownMapError(LookupError):
+    """A function has no map of that name; the text lists those that it has."""
+
+
 class FunctionReader:
     """The functions of one agent, for queries. `log_of` returns the output for a refused program by its verdict's key.
 
@@ -38,7 +42,7 @@ class FunctionReader:
     async def read_maps(self, id_: str, point: int, request: FunctionMapsRequest) -> FunctionMapsReply | None:
         """Return a function's maps and a page of the entries of one; None if nothing is installed.
 
-        KeyError if the function has no map of the name.
+        UnknownMapError if the function has no map of the name.
         """
         return await in_thread(self._read_maps, id_, point, request)
 
@@ -76,7 +80,9 @@ class FunctionReader:
         )
         if not request.map:
             return FunctionMapsReply(listed)
-        declared = {one.name: one for one in maps}[request.map]
+        declared = next((one for one in maps if one.name == request.map), None)
+        if declared is None:
+            raise UnknownMapError(", ".join(one.name for one in maps) or "none")
         after = request.after if len(request.after) == declared.key_size else b""
         descriptor = bpf.open_pin(build.folder / MAPS / declared.name)
         try:
