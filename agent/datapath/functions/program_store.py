@@ -65,6 +65,10 @@ class ProgramStore:
             raise OSError(errno.ESTALE, "the file has changed, and the program that it held is not kept", program.file)
         return found.program
 
+    def kept(self, content: str) -> UserProgram | None:
+        """Return the program with this content if it is kept. Compiles nothing; raises as `find`."""
+        return self._kept(content)
+
     async def _checked(self, form: str, given: bytes, content: str) -> UserProgram:
         if kept := self._kept(content):
             return kept
