@@ -102,6 +102,15 @@ def test_the_list_of_ports_changes_while_the_function_runs_and_the_counts_stay(
     assert counted(functions, 80) == 2
 
 
+def test_without_the_function_packets_are_delivered_again(
+    functions: FunctionDut, published: Callable[..., Function]
+) -> None:
+    install(functions, published(23))
+    assert outcome(functions, 23) is Outcome.FUNCTION_DROPPED
+    functions.chains(POINT)
+    assert outcome(functions, 23) is Outcome.DELIVERED
+
+
 def test_later_fragments_and_packets_without_ports_go_on(
     functions: FunctionDut, published: Callable[..., Function]
 ) -> None:
