@@ -22,7 +22,7 @@ PeerState = Annotated[str, msgspec.Meta(extra_json_schema={"enum": PEER_STATES})
 EncapsulationName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ENCAPSULATIONS})]
 
 
-FieldValue: TypeAlias = int | bytes | tuple[int, ...]
+FieldValue: TypeAlias = int | str | list[int]
 MapValue: TypeAlias = FieldValue | dict[str, FieldValue]
 """A key or value of a function's map."""
 
@@ -170,7 +170,7 @@ class FunctionMapEntry(msgspec.Struct, frozen=True):
     """An entry: `values` has one value, or one for each CPU.
 
     A key or value is a number, a map of fields by name where the program describes them (such as `address.low`; of an
-    array of numbers all of them), or the bytes.
+    array of numbers all of them), or bytes as hexadecimal digits.
     """
 
     key: MapValue
