@@ -6,8 +6,10 @@ import pytest
 
 from agent.cli import function_tables
 from agent.core.faults.function_faults import QUIET_SECONDS, FailingFunction, FunctionWatch
-from agent.core.functions.stages import Point
+from agent.core.functions.stages import Point, chain_of, index_of
+from agent.core.model.resolved_state import HostState, initial_state
 from agent.datapath.bpf.map_queries import FunctionCounters, Traffic
+from agent.report.function_queries import path_functions
 from agent.report.status_messages import counters
 from protocol import codec, status
 from protocol.rpc import FunctionLogReply, FunctionMap, FunctionMapEntry, FunctionMapsReply, MapValue
@@ -130,3 +132,16 @@ def test_a_log_says_what_is_missing_in_words(capsys: pytest.CaptureFixture[str])
         "refused: the newest revision's program is not refused\n\n"
         "h2: document doc, revision 8, at passed\ninstalled:\n  x\n  y\nrefused:\n  no\n"
     )
+
+
+def test_the_functions_of_a_path_come_in_the_order_of_their_chains() -> None:
+    indexes = {("a", 1): index_of(1, 0), ("b", 1): index_of(1, 3), ("c", 2): index_of(2, 0)}
+    resolved = initial_state(HostState("h1", "default", ()), {"functions": indexes})
+    found = path_functions(resolved, chain_of([3, 0]), chain_of([0, 7]))
+    assert [(one.function, one.point) for one in found] == [
+        ("b", "from_endpoint"),
+        ("a", "from_endpoint"),
+        ("c", "to_endpoint"),
+        ("slot 7", "to_endpoint"),
+    ]
+    assert path_functions(resolved, 0, 0) == ()
