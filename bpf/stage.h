@@ -15,7 +15,7 @@
  * of long packets at tc the first bytes only (at least 256, or the whole packet if it is shorter); a GSO packet stands
  * for `packets` packets and has one set of headers. It cannot change the length of a packet.
  *
- * It may use maps that it declares, up to 320 bytes of stack, bounded loops, and these helpers of the kernel:
+ * It may use maps that it declares, up to 224 bytes of stack, bounded loops, and these helpers of the kernel:
  * bpf_map_lookup_elem, bpf_map_update_elem, bpf_map_delete_elem, bpf_ktime_get_ns, bpf_ktime_get_coarse_ns,
  * bpf_jiffies64, bpf_get_prandom_u32, bpf_get_smp_processor_id and bpf_csum_diff.
  */
