@@ -212,7 +212,11 @@ def test_the_core_consists_of_packages_of_bounded_size() -> None:
 
 @pytest.mark.parametrize(
     ("library", "package"),
-    [("pyroute2", "agent.datapath"), ("bcc", "agent.datapath.bpf.compiler agent.datapath.functions.source_compiler"), ("nats", "agent.bus")],
+    [
+        ("pyroute2", "agent.datapath"),
+        ("bcc", "agent.datapath.bpf.compiler agent.datapath.functions.source_compiler"),
+        ("nats", "agent.bus"),
+    ],
 )
 def test_a_library_is_imported_in_one_package_alone(library: str, package: str) -> None:
     users = {name for name in MODULES if any(inside(other, [library]) for other in IMPORTS[name])}
