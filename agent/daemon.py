@@ -26,6 +26,7 @@ from agent.core.probe.paths import NO_PATH_RECORDS, Rules
 from agent.core.uplinks.hook_choice import HookSettings
 from agent.datapath.attach.xdp import AttachMode
 from agent.datapath.bpf.maps import MapSizes
+from agent.datapath.function_loading import FunctionConfig
 from agent.datapath.instance_lock import hold_instance
 from agent.datapath.kernel import Kernel, KernelConfig
 from agent.datapath.nexthop.announcer import Announcer
@@ -104,6 +105,9 @@ def kernel_config(settings: Settings) -> KernelConfig:
             vpcs=sizes.vpcs,
         ),
         features=settings.features(),
+        functions=FunctionConfig(
+            Path(settings.functions.folder) if settings.functions.folder else None, settings.functions.max_instructions
+        ),
     )
 
 

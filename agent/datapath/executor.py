@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import structlog
 
-from agent.core.functions.stages import Point, without_slots
+from agent.core.functions.stages import Point
 from agent.core.model.desired_entries import Function
 from agent.core.model.map_layout import DIRECT_PATH, MapName
 from agent.core.plan.actions import (
@@ -30,6 +30,7 @@ from agent.core.plan.actions import (
 )
 from agent.core.plan.recurring_failures import RecurringFailures
 from agent.core.plan.remedies import explain, step_of
+from agent.core.plan.slot_guard import SlotGuard
 from agent.datapath.attach.transit import Transit
 from agent.datapath.bpf.maps import Map, Refused
 from agent.datapath.function_port import FunctionPort
@@ -64,13 +65,12 @@ class Executor:
         self._follower = follower
         self._functions = functions
         self._recurring = RecurringFailures()
-        self._empty: set[tuple[int, int]] = set()
-        """Slots, by stage point, that could not be filled in this run: no chain may name them."""
+        self._slots = SlotGuard()
 
     async def run(self, actions: Iterable[Action]) -> list[Failure]:
         """Execute the actions in order; return the refusals, empty if all succeeded."""
         failures: list[Failure] = []
-        self._empty.clear()
+        self._slots = SlotGuard()
         for action in actions:
             before = len(failures)
             try:
@@ -82,6 +82,8 @@ class Executor:
                 if self._recurring.new([failure]):
                     log.exception("action_failed", object=failure.object)
                 failures.append(failure)
+            if len(failures) > before:
+                self._slots.refused(action)
             self._recurring.done(action, object_of(action), failures[before:])
         for failure in self._recurring.new(failures):
             log.warning(
@@ -95,8 +97,8 @@ class Executor:
 
     async def _carry_out(self, action: Action) -> list[Failure]:
         match action:
-            case PutEntries(name, entries):
-                refused = await _apply(self._maps[name].put, without_slots(name, entries, self._empty))
+            case PutEntries(name, _):
+                refused = await _apply(self._maps[name].put, self._slots.allowed(action).entries)
                 return [_refused(action, one) for one in refused]
             case DeleteEntries(name, keys):
                 refused = await _apply(self._maps[name].delete, keys)
@@ -114,6 +116,7 @@ class Executor:
             case EnsureFunction(function):
                 await self._ensure_function(function)
             case DeleteFunction(id_, point, slot):
+                self._slots.check(action)
                 await self._port(self._functions).remove(id_, point, slot)
         return []
 
@@ -123,7 +126,7 @@ class Executor:
             await port.ensure(function)
         finally:
             if not port.is_filled(function.point, function.slot):
-                self._empty.add((function.point, function.slot))
+                self._slots.is_empty(function)
 
     @staticmethod
     def _port(functions: FunctionPort | None) -> FunctionPort:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from agent.core.functions.programs import UnjudgedProgram
-from agent.core.model.desired_entries import Function
+from agent.core.model.desired_entries import Function, FunctionPlace
 from agent.core.model.features import Verdict
 from agent.core.plan.observed import ObservedFunction
 
@@ -34,6 +34,9 @@ class FunctionPort(Protocol):
         """Return whether a slot has a program at every hook in use."""
         ...
 
-    async def observe(self, only: Collection[str] | None = None) -> Mapping[str, ObservedFunction]:
-        """Read the functions back from pins and marks, or only some of them; OSError if they could not all be read."""
+    async def observe(self, only: Collection[FunctionPlace] | None = None) -> Mapping[FunctionPlace, ObservedFunction]:
+        """Read the functions back from pins and marks, or only some of them; OSError if they could not all be read.
+
+        A function that moves to another point is at both for a moment, so that pins of the two have different paths.
+        """
         ...

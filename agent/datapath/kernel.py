@@ -47,6 +47,7 @@ from agent.datapath.bpf.pin_places import pinned_elsewhere
 from agent.datapath.bpf.pins import Pins, ensure_bpffs, pinned_program_ids
 from agent.datapath.executor import Executor
 from agent.datapath.foreign_programs import foreign_faults
+from agent.datapath.function_loading import FunctionConfig, functions_of
 from agent.datapath.function_port import FunctionPort
 from agent.datapath.loading import Loaded, load_hooks
 from agent.datapath.mode_follower import ModeFollower
@@ -80,6 +81,7 @@ class KernelConfig:
     sizes: MapSizes = field(default_factory=MapSizes)
     features: Features = EVERYTHING
     """The features without those that the uplinks decide: see `with_uplinks`."""
+    functions: FunctionConfig = field(default_factory=FunctionConfig)
 
     @property
     def pins(self) -> Pins:
@@ -134,7 +136,9 @@ class Kernel:
         self.transit.take(uplinks)
         self._gro = TunnelGro(netlink, config.instance, config.features)
         self._follower = ModeFollower(netlink, self.modes, self.transit, self.links, self._owns, uplinks)
-        self._functions: FunctionPort | None = None  # agent.datapath.functions, if config.features.functions
+        self._functions: FunctionPort | None = functions_of(
+            loaded, pins, config.instance, config.cache, config.functions
+        )
         self.executor = Executor(loaded.maps, self.links, self.transit, self._follower, self._functions)
         self.neighbours = NeighbourWatch(uplinks, loaded.maps[MapName.NEXT_HOPS])
         self._feature_events: FeatureEvents | None = None

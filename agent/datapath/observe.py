@@ -16,6 +16,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from agent.core.faults.log_once import LogOnce
 from agent.core.kinds import catalogue
+from agent.core.model.desired_entries import FunctionPlace
 from agent.core.model.endpoint_slots import host_ifname
 from agent.core.model.map_layout import MapName
 from agent.core.plan.diff import Suspects
@@ -85,7 +86,9 @@ async def observe_some(
         return Observed(uplinks=uplinks, veths=veths, maps=maps, functions=functions)
 
 
-async def _functions(subject: Subject, only: Collection[str] | None = None) -> Mapping[str, ObservedFunction]:
+async def _functions(
+    subject: Subject, only: Collection[FunctionPlace] | None = None
+) -> Mapping[FunctionPlace, ObservedFunction]:
     return await subject.functions.observe(only) if subject.functions is not None else {}
 
 

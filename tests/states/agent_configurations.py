@@ -153,8 +153,89 @@ LAYOUT_CONFIGURATIONS: dict[str, Configuration] = {
 }
 """What the second layout brought: several droplets on this host, both families, VXLAN and pinned networks."""
 
+
+def function(name: str, point: str, text: str = "plain", **more: Any) -> Content:
+    """Return a document with one function; the fake kernel's compiler refuses programs with `BAD` in their text."""
+    return {"functions": [{"id": name, "point": point, "program": {"source": text}, **more}]}
+
+
+def several(*contents: Content) -> Content:
+    return {"functions": [one for content in contents for one in content["functions"]]}  # type: ignore[index]
+
+
+BACK_A: Content = {"endpoints": [endpoint("back-a", "back", "d1", "192.168.2.10")]}
+WITH_FUNCTIONS = changed(
+    ONE_BOUNCER,
+    blue=(BLUE,),
+    blue_a=({"endpoints": [endpoint("blue-a", "blue-front", "d1", "192.168.1.10")]},),
+    back=(BACK,),
+    back_a=(BACK_A,),
+)
+"""Three endpoints here, in two networks of one VPC and in another VPC."""
+SENT = function("sent", "from_endpoint", vpc="red")
+RECEIVED = function("received", "to_endpoint", vpc="red", scope={"networks": ["front"]})
+HOST = several(
+    function("a-first", "from_endpoint"),
+    function("all", "forwarded", order=5),
+    function("under", "from_underlay", scope={"vpcs": ["blue"]}),
+    function("host", "passed"),
+    function("lost", "dropped"),
+)
+EIGHT = several(*(function(f"n{n}", "from_endpoint", vpc="red", order=9 - n) for n in range(8)))
+
+FUNCTION_CONFIGURATIONS: dict[str, Configuration] = {
+    "functions of one VPC": changed(WITH_FUNCTIONS, f_sent=(SENT,), f_received=(RECEIVED,)),
+    "functions everywhere": changed(WITH_FUNCTIONS, f_sent=(SENT,), f_received=(RECEIVED,), f_host=(HOST,)),
+    "one function everywhere is gone": changed(WITH_FUNCTIONS, f_received=(RECEIVED,), f_host=(HOST,)),
+    "functions in another order": changed(
+        WITH_FUNCTIONS, f_sent=(function("sent", "from_endpoint", vpc="red", order=1),), f_host=(HOST,)
+    ),
+    "a function at another point": changed(WITH_FUNCTIONS, f_sent=(function("sent", "to_endpoint", vpc="red"),)),
+    "another program and configuration": changed(
+        WITH_FUNCTIONS, f_sent=(function("sent", "from_endpoint", "newer", vpc="red", configuration=b"port 80"),)
+    ),
+    "a function that fails closed": changed(
+        WITH_FUNCTIONS, f_sent=(function("sent", "from_endpoint", vpc="red", on_fault="closed"),)
+    ),
+    "a function of one endpoint": changed(
+        WITH_FUNCTIONS, f_sent=(function("sent", "from_endpoint", vpc="red", scope={"endpoints": ["a", "later"]}),)
+    ),
+    "a function of another VPC's endpoint": changed(
+        WITH_FUNCTIONS, f_sent=(function("sent", "from_endpoint", vpc="red", scope={"endpoints": ["blue-a"]}),)
+    ),
+    "a function of another VPC's network": changed(
+        WITH_FUNCTIONS, f_bad=(function("bad", "from_endpoint", vpc="red", scope={"networks": ["blue-front"]}),)
+    ),
+    "a function of no VPC yet": changed(WITH_FUNCTIONS, f_lost=(function("lost-one", "from_endpoint", vpc="green"),)),
+    "a function without a right to all": changed(WITH_FUNCTIONS, f_bold=(function("bold", "from_endpoint"),)),
+    "a function that does not compile": changed(
+        WITH_FUNCTIONS, f_broken=(function("broken", "from_endpoint", "BAD", vpc="red"),), f_received=(RECEIVED,)
+    ),
+    "a function that does not compile on top": changed(
+        WITH_FUNCTIONS, f_sent=(SENT, function("sent", "from_endpoint", "BAD", vpc="red"))
+    ),
+    "eight functions at a point": changed(WITH_FUNCTIONS, f_eight=(EIGHT,)),
+    "nine functions at a point": changed(
+        WITH_FUNCTIONS, f_eight=(EIGHT,), f_ninth=(function("n9", "from_endpoint", vpc="red"),)
+    ),
+    "functions and their VPC in one document": changed(
+        WITH_FUNCTIONS,
+        red=({**RED, **several(SENT, RECEIVED)},),  # type: ignore[dict-item]
+    ),
+    "the functions' VPC has another VNI": changed(
+        WITH_FUNCTIONS,
+        red=({"vpcs": [vpc("red", 70)], "networks": [network("front", "red", "192.168.1.0/24", "d2")]},),
+        f_host=(HOST,),
+    ),
+    "functions behind another droplet of this host": changed(
+        WITH_FUNCTIONS, second=({"droplets": [SECOND]},), f_sent=(SENT,), f_host=(HOST,)
+    ),
+}
+"""Functions at all points, of several scopes, by documents of their own."""
+
 CONFIGURATIONS: dict[str, Configuration] = {
     **LAYOUT_CONFIGURATIONS,
+    **FUNCTION_CONFIGURATIONS,
     "nothing": {},
     "underlay only": {"underlay": (DROPLETS,)},
     "underlay of other hosts only": {"underlay": ({"droplets": DROPLETS["droplets"][1:]},)},  # type: ignore[index]

@@ -23,7 +23,7 @@ from agent.reconcile.restore import restore
 from agent.reconcile.resync import Resync
 from agent.reconcile.retry import Retries
 from agent.reconcile.underlay import Underlay
-from agent.settings import Settings
+from agent.settings import FunctionsSection, Settings
 from agent.store.last_good import LastGood
 from agent.store.process_bindings import BoundProcesses
 from agent.store.store import Store
@@ -31,7 +31,12 @@ from agent.telemetry.fault_reporter import FaultReporter
 from agent.telemetry.loop_errors import LoopErrors
 from protocol.acknowledgements import Acknowledgement
 
-SETTINGS = Settings(host="h1", interfaces=("eth0", "bond0"), instance="test")
+SETTINGS = Settings(
+    host="h1",
+    interfaces=("eth0", "bond0"),
+    instance="test",
+    functions=FunctionsSection(accept=("source", "file"), folder="/functions", host_wide=("f_host*",)),
+)
 FIRST_RETRY = 5.0
 
 

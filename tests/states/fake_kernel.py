@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 from agent.core.functions.programs import UnjudgedProgram, hash_of
-from agent.core.functions.stages import without_slots
+from agent.core.functions.stages import CHAIN_MAPS, Point, slots_of
 from agent.core.kinds import catalogue
 from agent.core.model.desired_entries import Function, Veth
 from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.features import Features, Verdict
 from agent.core.model.hooks import Hook
-from agent.core.model.map_layout import ENDPOINT, INTERFACE, LOCAL_DROPLET, U32, MapName
+from agent.core.model.map_layout import ENDPOINT, HOST_STAGES, INTERFACE, LOCAL_DROPLET, U32, MapName
 from agent.core.model.process_bindings import Bindings
 from agent.core.model.uplinks import Uplink
 from agent.core.nexthop.next_hops import Peer
@@ -37,6 +37,7 @@ from agent.core.plan.actions import (
 )
 from agent.core.plan.diff import Suspects
 from agent.core.plan.observed import Observed, ObservedFunction, ObservedPeer, ObservedVeth
+from agent.core.plan.slot_guard import SlotGuard
 from protocol.addresses import parse_address
 
 OWN_ADDRESS = bytes([10, 0, 0, 1])
@@ -95,31 +96,52 @@ class FakeKernel:
 
     async def run(self, actions: Iterable[Action]) -> list[Failure]:
         failures: list[Failure] = []
-        empty: set[tuple[int, int]] = set()
+        guard = SlotGuard()
         for action in actions:
             self.actions.append(action)
-            refused = self.refuse(action)
-            if isinstance(action, EnsureFunction) and refused:
-                empty |= {(action.function.point, action.function.slot)} - self.functions.keys()
-            if isinstance(action, PutEntries):
-                action = PutEntries(action.map, without_slots(action.map, action.entries, empty))
-            failures += [self._failure(action, refused)] if refused else self._do(action)
+            before = len(failures)
+            failures += self._carry_out(action, guard)
+            if len(failures) > before:
+                guard.refused(action)
+            self._check_chains()
             if self._seen is not None:
                 self._seen.append(self.contents())
         return failures
+
+    def _carry_out(self, action: Action, guard: SlotGuard) -> list[Failure]:
+        refused = self.refuse(action)
+        if isinstance(action, DeleteFunction) and not refused:
+            try:
+                guard.check(action)
+            except OSError as error:
+                refused = error.errno or errno.EIO
+        found = [self._failure(action, refused)] if refused else []
+        if not refused:
+            found = self._do(guard.allowed(action) if isinstance(action, PutEntries) else action)
+        if isinstance(action, EnsureFunction) and (action.function.point, action.function.slot) not in self.functions:
+            guard.is_empty(action.function)
+        return found
+
+    def _check_chains(self) -> None:
+        """No packet may ever meet a chain that names a slot without a program."""
+        for name in CHAIN_MAPS:
+            for key, value in self.maps[name].items():
+                for point, slots in chains_in(name, value).items():
+                    for slot in slots:
+                        assert (point, slot) in self.functions, f"{name} {key!r} names slot {slot} of {point.label}"
 
     async def observe(self, namespaces: Mapping[str, str]) -> Observed:
         del namespaces
         veths = {id_: self._as_observed(veth) for id_, veth in self.veths.items()}
         maps = {name: dict(self.maps[name]) for name in catalogue.KINDS.maps}
-        functions = {one.id: self._function_as_observed(one) for one in self.functions.values()}
+        functions = {one.place: self._function_as_observed(one) for one in self.functions.values()}
         return Observed(await self.uplinks(), veths, maps, functions)
 
     async def observe_some(self, suspects: Suspects, namespaces: Mapping[str, str]) -> Observed:
         whole = await self.observe(namespaces)
         veths = {id_: veth for id_, veth in whole.veths.items() if id_ in suspects.endpoints}
         maps = {name: {k: v for k, v in whole.maps[name].items() if k in keys} for name, keys in suspects.keys.items()}
-        functions = {id_: one for id_, one in whole.functions.items() if id_ in suspects.functions}
+        functions = {place: one for place, one in whole.functions.items() if place in suspects.functions}
         return Observed(whole.uplinks, veths, maps, functions)
 
     async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
@@ -246,12 +268,24 @@ class FakeKernel:
                     flat[MapName.INTERFACES, ids[IFINDEX_BASE + U32.unpack(packed)[0]]] = (vni, leaves_by, *rest)
                 case (MapName.LOCAL_DROPLETS, _):
                     flat[MapName.LOCAL_DROPLETS, value] = True
+                case (name, packed) if name in CHAIN_MAPS:
+                    slot = ids[IFINDEX_BASE + U32.unpack(packed)[0]] if name is MapName.ENDPOINT_STAGES else packed
+                    flat[name, slot] = self._portrait_of_chains(name, value)
+                case ("function", _):
+                    flat["function", value.place] = replace(value, slot=0)
                 case ("veth", _):
                     flat[key] = (value.ifname, value.namespace, value.peer_name, value.peer_mac, value.mtu)
                     flat[key] += (value.addresses, value.gateways)
                 case _:
                     flat[key] = value
         return flat
+
+    def _portrait_of_chains(self, name: MapName, value: bytes) -> Any:
+        chains = {
+            point: tuple(self.functions[point, slot].id for slot in slots)
+            for point, slots in chains_in(name, value).items()
+        }
+        return chains, HOST_STAGES.unpack(value)[0] if name is MapName.HOST_STAGES else 0
 
     def begin_watch(self) -> None:
         """From here on, remember the contents after every action."""
@@ -266,8 +300,8 @@ class FakeKernel:
         assert self._seen is not None
         seen, self._seen = self._seen, None
         first, last = seen[0], seen[-1]
-        kept = first.keys() & last.keys()
-        missing = [f"{key}" for step in seen for key in kept if key not in step]
+        things = [_things(step) for step in seen]
+        missing = [f"{key}" for step in things for key in things[0] & things[-1] if key not in step]
         before, after = _senders(first), _senders(last)
         ends = before.keys() | after.keys() if of_one_step else ()
         return missing + [
@@ -276,6 +310,24 @@ class FakeKernel:
             for sender, droplet in _senders(step).items()
             if droplet is None or (sender in ends and droplet not in (before.get(sender), after.get(sender)))
         ]
+
+
+def chains_in(name: MapName, value: bytes) -> dict[Point, tuple[int, ...]]:
+    """Return the slots of each chain in an entry."""
+    layout, points = CHAIN_MAPS[name]
+    fields = layout.unpack(value)
+    return {point: slots_of(fields[index]) for index, point in points.items()}
+
+
+def _things(contents: Mapping[Any, Any]) -> set[Any]:
+    """Return the keys of contents, with the functions that packets meet in place of slots and chains of slots."""
+    found = {key for key in contents if key[0] != "function" and key[0] not in CHAIN_MAPS}
+    found |= {("function", *one.place) for key, one in contents.items() if key[0] == "function"}
+    for key, value in contents.items():
+        if key[0] in CHAIN_MAPS:
+            for point, slots in chains_in(key[0], value).items():
+                found |= {(*key, point, contents["function", (point, slot)].id) for slot in slots}
+    return found
 
 
 def _senders(contents: Mapping[Any, Any]) -> dict[str, bytes | None]:

@@ -159,7 +159,7 @@ def test_a_document_that_does_not_decode_is_rejected_with_the_fields_path(
         (error,) = answer.errors
         assert (error.path, error.code) == (path, code)
         if code is ErrorCode.UNKNOWN_KIND:
-            assert error.message.endswith("droplets, vpcs, networks, endpoints, beacons")
+            assert error.message.endswith("droplets, vpcs, networks, endpoints, functions, beacons")
 
     in_a_folder(scenario)
 

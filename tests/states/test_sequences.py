@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_configurations import CONFIGURATIONS, LAYOUT_CONFIGURATIONS, Configuration, changed, on
+from agent_configurations import (
+    CONFIGURATIONS,
+    FUNCTION_CONFIGURATIONS,
+    LAYOUT_CONFIGURATIONS,
+    Configuration,
+    changed,
+    on,
+)
 from agent_under_test import Agent, Stream, one_by_one
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,14 +111,18 @@ async def walk(agent: Agent, way: list[str], *, one_batch: bool = False) -> Stre
     return stream
 
 
+def _group(name: str) -> tuple[bool, bool]:
+    return name in LAYOUT_CONFIGURATIONS, name in FUNCTION_CONFIGURATIONS
+
+
 PAIRS = [
     (start, end)
     for start in CONFIGURATIONS
     for end in CONFIGURATIONS
-    if (start in LAYOUT_CONFIGURATIONS) == (end in LAYOUT_CONFIGURATIONS)
-    or {start, end} & {"nothing", "one bouncer", "bouncer here"}
+    if _group(start) == _group(end) or {start, end} & {"nothing", "one bouncer", "bouncer here"}
 ]
-"""Steps from one state to another. Those between what the second layout brought and the rest are left to chance."""
+"""Steps from one state to another. Those between what the second layout or functions brought and the rest are left to
+chance."""
 
 
 @pytest.mark.parametrize(("start", "end"), PAIRS)

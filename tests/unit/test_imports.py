@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "agent.datapath.net": BELOW_THE_EDGES,
     "agent.datapath.attach": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net"),
     "agent.datapath.veth": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net", "agent.datapath.attach"),
-    "agent.datapath.functions": (*BELOW_THE_EDGES, "agent.datapath.bpf", "bpf"),
+    "agent.datapath.functions": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net", "bpf"),
     "agent.datapath.nexthop": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net", "agent.datapath.attach"),
     "agent.datapath": (*BELOW_THE_EDGES, "agent.datapath", "bpf"),
     "agent.logs": (),

@@ -199,8 +199,8 @@ def _write_again(change: Change, unapplied: DesiredEntries) -> None:
         wanted, before = change.after.entries.get(name, {}), change.before.entries[name]
         for key in entries.keys() & wanted.keys():
             before.pop(key, None)
-    for id_ in unapplied.functions.keys() & change.after.functions.keys():
-        change.before.functions.pop(id_, None)
+    for place in unapplied.functions.keys() & change.after.functions.keys():
+        change.before.functions.pop(place, None)
     for endpoint in unapplied.veths.keys() & change.after.veths.keys():
         if change.before.veths.get(endpoint) == change.after.veths[endpoint]:
             change.before.veths.pop(endpoint)

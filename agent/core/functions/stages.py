@@ -76,7 +76,7 @@ def vnis_mask(vnis: Iterable[int]) -> int:
     return mask
 
 
-_CHAINS: dict[MapName, tuple[struct.Struct, dict[int, Point]]] = {
+CHAIN_MAPS: dict[MapName, tuple[struct.Struct, dict[int, Point]]] = {
     MapName.ENDPOINT_STAGES: (ENDPOINT_STAGES, {0: Point.FROM_ENDPOINT, 1: Point.TO_ENDPOINT}),
     MapName.VPC_STAGES: (VPC_STAGES, {0: Point.FORWARDED, 1: Point.FROM_UNDERLAY, 2: Point.DROPPED}),
     MapName.HOST_STAGES: (HOST_STAGES, {1: Point.PASSED, 2: Point.DROPPED}),
@@ -87,10 +87,8 @@ _CHAINS: dict[MapName, tuple[struct.Struct, dict[int, Point]]] = {
 def without_slots(
     name: MapName, entries: tuple[tuple[bytes, bytes], ...], empty: Collection[tuple[int, int]]
 ) -> tuple[tuple[bytes, bytes], ...]:
-    """Return a map's entries with chains that pass over the `empty` slots, each a point and a slot."""
-    if name not in _CHAINS or not empty:
-        return entries
-    layout, points = _CHAINS[name]
+    """Return entries of one of `CHAIN_MAPS` with chains that pass over the `empty` slots, each a point and a slot."""
+    layout, points = CHAIN_MAPS[name]
     found = []
     for key, value in entries:
         fields = list(layout.unpack(value))

@@ -120,7 +120,7 @@ class Functions(Kind[Function]):
         del revision
         for function in objects:
             point, slot = place_of(resolved.stage_indexes[function.id, POINTS[function.point]])
-            into.functions[function.id] = desired_entries.Function(
+            into.functions[function.id, point] = desired_entries.Function(
                 function.id,
                 point,
                 slot,

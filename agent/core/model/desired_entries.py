@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from agent.core.model.map_layout import MapName
 from agent.core.model.offloads import NO_GSO, Sending
@@ -51,7 +52,14 @@ class Function:
     configuration: bytes = b""
     on_fault_closed: bool = False
 
+    @property
+    def place(self) -> FunctionPlace:
+        """What tells it from others: where a function moves to another point, it is at both for a moment."""
+        return self.id, self.point
 
+
+FunctionPlace: TypeAlias = tuple[str, int]
+"""A function's id and the number of a stage point."""
 Entries = dict[MapName, dict[bytes, bytes]]
 
 
@@ -63,7 +71,7 @@ class DesiredEntries:
     veths: dict[str, Veth] = field(default_factory=dict)
     transit: frozenset[int] = frozenset()
     """The interfaces that transit XDP belongs on, by ifindex."""
-    functions: dict[str, Function] = field(default_factory=dict)
+    functions: dict[FunctionPlace, Function] = field(default_factory=dict)
 
     def add(self, other: DesiredEntries) -> None:
         """Add the entries of other documents."""

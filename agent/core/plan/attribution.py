@@ -46,9 +46,9 @@ def _concerns(failure: Failure, entries: DesiredEntries) -> bool:
         case AttachTransit(ifindex) | DetachTransit(ifindex):
             return ifindex in entries.transit
         case EnsureFunction(function):
-            return function.id in entries.functions
-        case DeleteFunction(id_, _, _):
-            return id_ in entries.functions
+            return function.place in entries.functions
+        case DeleteFunction(id_, point, _):
+            return (id_, point) in entries.functions
         case PutEntries(name, _) | DeleteEntries(name, _):
             return any(key in entries.entries.get(name, ()) for key in failure.keys)
 
@@ -65,7 +65,7 @@ def excluding(actions: Iterable[Action], wanted: DesiredEntries) -> list[Action]
         match action:
             case EnsureVeth(veth) if veth.endpoint in wanted.veths:
                 continue
-            case EnsureFunction(function) if function.id in wanted.functions:
+            case EnsureFunction(function) if function.place in wanted.functions:
                 continue
             case AttachTransit(ifindex) if ifindex in wanted.transit:
                 continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from agent.core.model.desired_entries import DesiredEntries, Function, Veth
+from agent.core.model.desired_entries import DesiredEntries, Function, FunctionPlace, Veth
 from agent.core.model.map_layout import MapName
 from agent.core.model.offloads import GSO_MAX_SIZE, cuts_too_late, describe_offload, wrong_offloads
 from agent.core.plan.observed import Observed, ObservedFunction, ObservedPeer, ObservedVeth
@@ -24,7 +24,7 @@ class Suspects(NamedTuple):
 
     keys: Mapping[MapName, Collection[bytes]]
     endpoints: Collection[str]
-    functions: Collection[str] = ()
+    functions: Collection[FunctionPlace] = ()
 
 
 class KernelDiff:
@@ -63,16 +63,16 @@ class KernelDiff:
         self._add_functions(name, part.functions)
         self._transit |= part.transit
 
-    def _add_functions(self, name: str, functions: Mapping[str, Function]) -> None:
-        for id_, function in functions.items():
-            seen = self._unexpected_functions.pop(id_, None)
+    def _add_functions(self, name: str, functions: Mapping[FunctionPlace, Function]) -> None:
+        for place, function in functions.items():
+            seen = self._unexpected_functions.pop(place, None)
             differs = tuple(function_differences(seen, function)) if seen is not None else ()
             if seen is not None and not differs:
                 continue
-            self.differs[function_name(id_)] = differs
-            self._wanted_by(name).functions[id_] = function
+            self.differs[function_name(place)] = differs
+            self._wanted_by(name).functions[place] = function
             if seen is not None:
-                self._found.functions[id_] = _function_as_planned(seen)
+                self._found.functions[place] = _function_as_planned(seen)
 
     def _wanted_by(self, name: str) -> DesiredEntries:
         return self.wanted.setdefault(name, DesiredEntries())
@@ -109,7 +109,9 @@ class KernelDiff:
         for name, entries in self.observed.maps.items():
             before.map(name).update(entries)
         before.veths.update((id_, _as_planned(seen)) for id_, seen in self._unexpected_veths.items())
-        before.functions.update((id_, _function_as_planned(seen)) for id_, seen in self._unexpected_functions.items())
+        before.functions.update(
+            (place, _function_as_planned(seen)) for place, seen in self._unexpected_functions.items()
+        )
         before.transit = _attached(self.observed)
         for _, part in sorted(self.wanted.items()):
             after.add(part)
@@ -136,9 +138,10 @@ def _as_planned(seen: ObservedVeth) -> Veth:
     )
 
 
-def function_name(id_: str) -> str:
+def function_name(place: FunctionPlace) -> str:
     """Return the key of a function in `KernelDiff.differs`, where endpoints stand too."""
-    return f"function {id_}"
+    id_, point = place
+    return f"function {id_} {point}"
 
 
 def _function_as_planned(seen: ObservedFunction) -> Function:
@@ -148,8 +151,8 @@ def _function_as_planned(seen: ObservedFunction) -> Function:
 
 def function_differences(seen: ObservedFunction, wanted: Function) -> Iterator[str]:
     """Yield the differences of a function's program in words."""
-    if (seen.point, seen.slot) != (wanted.point, wanted.slot):
-        yield f"it is in slot {seen.slot} of stage point {seen.point}"
+    if seen.slot != wanted.slot:
+        yield f"it is in slot {seen.slot}"
     if seen.content != wanted.content:
         yield "it runs another program"
     if seen.configuration != wanted.configuration:

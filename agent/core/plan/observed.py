@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agent.core.model.desired_entries import FunctionPlace
 from agent.core.model.map_layout import MapName
 from agent.core.model.offloads import Offload
 from agent.core.model.uplinks import Uplink
@@ -72,6 +73,11 @@ class ObservedFunction:
     on_fault_closed: bool = False
     complete: bool = True
 
+    @property
+    def place(self) -> FunctionPlace:
+        """See `desired_entries.Function`."""
+        return self.id, self.point
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:
@@ -80,4 +86,4 @@ class Observed:
     uplinks: tuple[Uplink, ...]
     veths: Mapping[str, ObservedVeth] = field(default_factory=dict)
     maps: Mapping[MapName, dict[bytes, bytes]] = field(default_factory=dict)
-    functions: Mapping[str, ObservedFunction] = field(default_factory=dict)
+    functions: Mapping[FunctionPlace, ObservedFunction] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from agent.core.functions.stages import Point
 from agent.core.kinds import catalogue
-from agent.core.model.desired_entries import DesiredEntries, Entries, Function, Veth
+from agent.core.model.desired_entries import DesiredEntries, Entries, Function, FunctionPlace, Veth
 from agent.core.model.map_layout import INTERFACE, OVERLAY_KEY, MapName, mapped
 from agent.core.plan.actions import (
     Action,
@@ -37,7 +37,7 @@ def plan_change(
 ) -> list[Action]:
     """Return the actions that turn `before` into `after`.
 
-    `differs`: see `EnsureVeth` and `EnsureFunction`, by endpoint, and by function with the prefix `function `.
+    `differs`: see `EnsureVeth` and `EnsureFunction`, by endpoint, and by `function_name`.
     """
     kinds = catalogue.KINDS
     in_the_way = _in_the_way(before.veths, after.veths)
@@ -67,19 +67,23 @@ def plan_change(
 
 
 def _ensure_functions(
-    before: Mapping[str, Function], after: Mapping[str, Function], differs: Mapping[str, tuple[str, ...]]
+    before: Mapping[FunctionPlace, Function],
+    after: Mapping[FunctionPlace, Function],
+    differs: Mapping[str, tuple[str, ...]],
 ) -> list[Action]:
-    changed = sorted(id_ for id_, function in after.items() if before.get(id_) != function)
-    return [EnsureFunction(after[id_], differs.get(function_name(id_), ())) for id_ in changed]
+    changed = sorted(place for place, function in after.items() if before.get(place) != function)
+    return [EnsureFunction(after[place], differs.get(function_name(place), ())) for place in changed]
 
 
-def _delete_functions(before: Mapping[str, Function], after: Mapping[str, Function]) -> list[Action]:
-    """Return the removals of functions, and of programs in slots that their functions left: no chain names them now."""
-    places = {id_: (function.point, function.slot) for id_, function in after.items()}
+def _delete_functions(
+    before: Mapping[FunctionPlace, Function], after: Mapping[FunctionPlace, Function]
+) -> list[Action]:
+    """Return the removals of programs from slots that no chain names any more."""
+    slots = {place: function.slot for place, function in after.items()}
     return [
-        DeleteFunction(id_, old.point, old.slot)
-        for id_, old in sorted(before.items())
-        if places.get(id_) != (old.point, old.slot)
+        DeleteFunction(old.id, old.point, old.slot)
+        for place, old in sorted(before.items())
+        if slots.get(place) != old.slot
     ]
 
 

@@ -60,6 +60,11 @@ class Pins:
         """The links that keep programs on tracepoints attached while no agent runs, one for each tracepoint."""
         return self.root / f"v{LAYOUT_VERSION}" / "links"
 
+    @property
+    def functions(self) -> Path:
+        """Users' functions of the current layout, one folder for each: `agent/datapath/functions/record.py`."""
+        return self.root / f"v{LAYOUT_VERSION}" / "functions"
+
     def all_programs(self) -> list[Path]:
         """Return every pinned program of this instance, including older layouts."""
         return sorted(self.root.glob("v*/programs/*/*"))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from agent.datapath.functions.helper_names import HELPER_NAMES
+from agent.datapath.functions.refusals import CheckError
 from agent.datapath.functions.user_program import MAX_INSTRUCTIONS, UserProgram
 
 ALLOWED_HELPERS: Mapping[int, str] = {
@@ -44,10 +45,6 @@ _IMM64_KINDS = {
     5: "a map by its index",
     6: "a map's value by its index",
 }
-
-
-class CheckError(ValueError):
-    """An instruction that functions may not use; the message names it, its source line, and the way out."""
 
 
 class Instruction(NamedTuple):

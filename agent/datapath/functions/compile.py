@@ -18,8 +18,9 @@ from pathlib import Path
 import msgspec
 
 from agent.datapath.bpf.compiler import SOURCES, content_hash, refuse_foreign
+from agent.datapath.functions.refusals import SourceError
 from agent.datapath.functions.sandbox import MEMORY, PROCESSOR_SECONDS
-from agent.datapath.functions.source_rules import SourceError, check_source
+from agent.datapath.functions.source_rules import check_source
 from agent.datapath.functions.user_program import ENTRY, UserProgram
 
 SECONDS = 30.0

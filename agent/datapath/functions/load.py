@@ -17,6 +17,7 @@ from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledProgram
 from agent.datapath.functions.isolation import isolate
 from agent.datapath.functions.linker import link, map_of
+from agent.datapath.functions.refusals import FunctionError
 from agent.datapath.functions.sample_run import DESCRIPTION, SAMPLE, harness, is_verdict, samples
 from agent.datapath.functions.user_program import CONFIGURATION, CONFIGURATION_SIZE, UserMap, UserProgram
 from agent.datapath.functions.verifier_summary import bounded, summarize
@@ -25,14 +26,6 @@ BPF_F_RDONLY_PROG = 1 << 7
 _ONLY = bytes(4)
 _OURS = (errno.EPERM, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
 """Refusals that say nothing of the program: a missing privilege, no memory."""
-
-
-class FunctionError(Exception):
-    """A program that this host refuses, for a reason that its author can mend; `log` has all of it."""
-
-    def __init__(self, message: str, log: str = "") -> None:
-        super().__init__(message)
-        self.log = log or message
 
 
 @dataclass(frozen=True, slots=True)

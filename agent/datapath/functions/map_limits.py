@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from agent.datapath.bpf.uapi import BPF_F_NO_PREALLOC, MapType
-from agent.datapath.functions.checks import CheckError
+from agent.datapath.functions.refusals import CheckError
 from agent.datapath.functions.user_program import CONFIGURATION, UserMap
 
 MOST_MAPS = 16

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from agent.datapath.functions.refusals import SourceError
+
 MOST_BYTES = 256 << 10
 """Bytes of a source."""
 _DIRECTIVES = frozenset(
@@ -24,14 +26,6 @@ _TOKEN = re.compile(
 )
 _DIRECTIVE = re.compile(r"^[ \t\f\v]*(?:#|%:)[ \t\f\v]*(\w*)[ \t\f\v]*(.*)$")
 _WORDS = re.compile(r"\b(asm|__asm|__asm__|__has_include|__has_include_next|__has_embed|_Pragma|__pragma)\b")
-
-
-class SourceError(ValueError):
-    """A source that is refused or does not compile; `log` is the whole of what clang said, for the log."""
-
-    def __init__(self, message: str, log: str = "") -> None:
-        super().__init__(message)
-        self.log = log or message
 
 
 def check_source(source: str) -> None:

@@ -1,0 +1,175 @@
+"""Users' functions on one host: judges their programs, puts them into their slots, and reads back what is there.
+
+The kernel's part of the kind `functions`; `agent/datapath/function_port.py` is the interface.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from agent.core.functions.programs import UnjudgedProgram
+from agent.core.functions.stages import index_of
+from agent.core.model.desired_entries import Function
+from agent.core.model.features import Verdict
+from agent.core.model.hooks import Hook
+from agent.core.plan.observed import ObservedFunction
+from agent.core.plan.remedies import Step
+from agent.datapath.bpf.compiler import CompiledProgram
+from agent.datapath.bpf.syscall import ProgramType
+from agent.datapath.functions.install import Target, finished_build, install, remove
+from agent.datapath.functions.installed import Build, Slots, all_builds, builds, current, is_complete
+from agent.datapath.functions.load import Place, load, run_on_samples, temporary_maps
+from agent.datapath.functions.program_store import ProgramStore
+from agent.datapath.functions.record import Record, folder_name
+from agent.datapath.functions.refusals import CheckError, FunctionError, ObjectError, SourceError
+from agent.datapath.functions.user_program import UserProgram
+from agent.datapath.net.threads import in_thread
+from agent.errors import kernel_step
+
+MOST_LOGS = 64
+"""Programs whose compiler's or verifier's output is kept: those refused last."""
+_TYPES = {Hook.XDP: ProgramType.XDP, Hook.TC: ProgramType.SCHED_CLS}
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What functions need of the agent's own programs and maps: the shells by hook in the order of the points."""
+
+    root: Path
+    """The folder of the functions' pins, in a bpf file system."""
+    instance: str
+    slots: Slots
+    shells: Mapping[Hook, Sequence[CompiledProgram]]
+    maps: Mapping[str, int]
+    """Open descriptors by name."""
+    max_instructions: int
+
+
+class Functions:
+    """The functions of one agent."""
+
+    def __init__(self, host: Host, store: ProgramStore) -> None:
+        self._host = host
+        self._store = store
+        self._logs: OrderedDict[str, str] = OrderedDict()
+
+    async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
+        """Compile, check and load programs, and run them on sample frames; return their verdicts by key.
+
+        One that could not be judged for another reason than itself is left out.
+        """
+        found: dict[str, Verdict] = {}
+        for one in programs:
+            content = ""
+            try:
+                content, program = await self._store.find(one.program)
+                await in_thread(self._try, program, one)
+                found[one.key] = Verdict(content)
+            except FunctionError as error:
+                self._keep_log(one.key, error.log)
+                found[one.key] = Verdict("", str(error))
+            except OSError as error:
+                if not one.program.file or error.errno not in (errno.ENOENT, errno.EPERM, errno.ELOOP):
+                    log.warning("program_not_judged", program=one.key, reason=str(error))
+                    continue
+                found[one.key] = Verdict("", f"{error.strerror}: {error.filename}")
+        return found
+
+    def log_of(self, key: str) -> str:
+        """Return the whole output of the compiler or the verifier for a refused program, by its verdict's key."""
+        return self._logs.get(key, "")
+
+    async def ensure(self, function: Function) -> None:
+        """Put a function into its slot, or repair it; OSError if that fails, the slot then keeps what it had."""
+        name = f"function {function.id}"
+        with _as_kernel_error(name), kernel_step(Step.INSTALL_FUNCTION, name):
+            wanted = _record_of(function, 0)
+            target = self._target(function.point, function.slot, closed=function.on_fault_closed)
+            program = None
+            if await in_thread(finished_build, target, wanted) is None:
+                program = await self._store.find_content(function.program, function.content)
+                wanted = _record_of(function, len(program.maps))
+            await in_thread(install, target, wanted, program, function.configuration)
+
+    async def remove(self, id_: str, point: int, slot: int) -> None:
+        """Empty a slot and remove the pins, but those of the function in another slot."""
+        with kernel_step(Step.REMOVE_FUNCTION, f"function {id_}"):
+            await in_thread(remove, self._host.root, self._host.slots, id_, point, slot)
+
+    def is_filled(self, point: int, slot: int) -> bool:
+        """Return whether a slot has a program at every hook in use."""
+        return all(self._host.slots.programs_at(index_of(point, slot)).values())
+
+    async def observe(self, only: Collection[str] | None = None) -> Mapping[str, ObservedFunction]:
+        """Read functions back, all or some; OSError if they could not all be read."""
+        return await in_thread(self._observe, only)
+
+    def _observe(self, only: Collection[str] | None) -> dict[str, ObservedFunction]:
+        root, slots = self._host.root, self._host.slots
+        if only is None:
+            found = list(all_builds(root, slots))
+        else:
+            found = [(root / folder_name(id_), builds(root, id_, slots)) for id_ in only]
+        seen = (_observed(folder, current(there), slots) for folder, there in found)
+        return {one.id: one for one in seen if one is not None}
+
+    def _try(self, program: UserProgram, wanted: UnjudgedProgram) -> None:
+        """Load a program for every hook and run it on sample frames, with maps that are only for this."""
+        with temporary_maps(program, wanted.configuration) as maps:
+            run_on_samples(program, wanted.point, maps)
+            target = self._target(wanted.point, 0, closed=False)
+            for place in target.places.values():
+                os.close(load(program, place, {**target.maps, **maps}, target.max_instructions))
+
+    def _target(self, point: int, slot: int, *, closed: bool) -> Target:
+        host = self._host
+        places = {
+            hook: Place(shells[point - 1], _TYPES[hook], index_of(point, slot), closed)
+            for hook, shells in host.shells.items()
+        }
+        return Target(host.root, host.instance, host.slots, places, host.maps, host.max_instructions)
+
+    def _keep_log(self, key: str, text: str) -> None:
+        self._logs[key] = text
+        self._logs.move_to_end(key)
+        while len(self._logs) > MOST_LOGS:
+            self._logs.popitem(last=False)
+
+
+def _record_of(function: Function, maps: int) -> Record:
+    closed, length = function.on_fault_closed, len(function.configuration)
+    return Record(function.id, function.point, function.slot, function.content, closed, length, maps)
+
+
+def _observed(folder: Path, build: Build | None, slots: Slots) -> ObservedFunction | None:
+    if build is None:
+        return None
+    record = build.record
+    configuration, complete = b"", False
+    with contextlib.suppress(FileNotFoundError):
+        configuration = build.configuration()
+        complete = is_complete(folder, build, slots)
+    return ObservedFunction(
+        record.id, record.point, record.slot, record.content, configuration, record.closed, complete
+    )
+
+
+@contextlib.contextmanager
+def _as_kernel_error(name: str) -> Iterator[None]:
+    """Turn a refusal of a program, which was judged before, into an error with the step at which it came."""
+    steps = {SourceError: Step.COMPILE_FUNCTION, ObjectError: Step.CHECK_FUNCTION, CheckError: Step.CHECK_FUNCTION}
+    try:
+        yield
+    except FunctionError as error:
+        with kernel_step(steps.get(type(error), Step.LOAD_FUNCTION), name):
+            raise OSError(errno.EINVAL, str(error)) from error
