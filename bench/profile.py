@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from bench.contestants import Contestant, Edit
 from bench.lines import EGRESS, INGRESS
+from bench.report import differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,8 @@ PARTS = (
     ),
     _ingress(
         "whose interface it is",
-        "lib/endpoint.h",
-        r"(?<=struct interface )\*receiver = find_receiver\([^;]*;(?=\n\n\tif \(!receiver)",
+        "entry/from_underlay.h",
+        r"(?<=struct interface )\*receiver = find_receiver\(ifindex, state->tunnel\.vni\);",
         "fixed = {.mac = {2, 0, 0, 0, 0, 1}}, *receiver = &fixed;",
     ),
     _ingress("inner Ethernet addresses", "lib/endpoint.h", r"(?<=\t)rewrite_ethernet\(ethernet, receiver\);"),
@@ -101,7 +102,7 @@ def layers(by_name: dict[str, list[float]], order: list[str]) -> list[tuple[str,
     """Return what each contestant of `order` costs more than the one before, in nanoseconds a packet and round."""
     found = [(order[0], by_name[order[0]])]
     for before, after in pairwise(order):
-        found.append((f"{after}, more than {before}", _differences(by_name[after], by_name[before])))
+        found.append((f"{after}, more than {before}", differences(by_name[after], by_name[before])))
     return found
 
 
@@ -110,9 +111,5 @@ def costs(by_name: dict[str, list[float]], whole: str) -> dict[str, list[float]]
     found = {}
     for part in PARTS:
         if part.contestant.name in by_name:
-            found[part.name] = _differences(by_name[whole], by_name[part.contestant.name])
+            found[part.name] = differences(by_name[whole], by_name[part.contestant.name])
     return found
-
-
-def _differences(more: list[float], less: list[float]) -> list[float]:
-    return [a - b for a, b in zip(more, less, strict=True)]

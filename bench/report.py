@@ -111,10 +111,17 @@ def ratio(rounds: dict[str, list[float]], name: str, yardstick: str) -> float:
     return median(ratios(rounds[name], rounds[yardstick]))
 
 
-def compared(name: str, samples: Sequence[float], budget: float | None = None, *, at_most: bool = True) -> Comparison:
-    """Return the comparison of a ratio's samples with its budget: their median, and the bounds of half of them."""
-    one = measure(name, samples, "x")
-    return Comparison(name, one.value, "x", budget, at_most, one.low, one.high)
+def differences(more: Sequence[float], less: Sequence[float], parts: int = 1) -> list[float]:
+    """Return each sample minus the other's of the same round, divided among `parts`; ValueError as `ratios`."""
+    return [(a - b) / parts for a, b in zip(more, less, strict=True)]
+
+
+def compared(
+    name: str, samples: Sequence[float], budget: float | None = None, *, at_most: bool = True, unit: str = "x"
+) -> Comparison:
+    """Return the comparison of samples, of a ratio by default, with their budget: median, and bounds of half of them."""
+    one = measure(name, samples, unit)
+    return Comparison(name, one.value, unit, budget, at_most, one.low, one.high)
 
 
 def number(value: float) -> str:

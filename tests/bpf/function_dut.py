@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
-import msgspec
 from bpf_dut import SLOT, VNI, Dut
 
 from agent.core.model import map_layout
@@ -17,7 +17,9 @@ from agent.core.model.hooks import POINTS, Hook
 from agent.core.model.map_layout import STAGE_ARRAYS, STAGE_SLOTS, U32, MapName
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.compiler import SOURCES, CompiledObject
+from agent.datapath.bpf.compiler import CompiledObject
+from agent.datapath.functions.compile import compile_source
+from agent.datapath.functions.isolation import isolate
 from agent.datapath.functions.linker import link, map_of
 from agent.datapath.functions.user_program import CONFIGURATION, CONFIGURATION_SIZE, UserProgram
 
@@ -34,15 +36,9 @@ VPC_POINTS = {"forwarded": 0, "from_underlay": 1, "dropped": 2}
 
 @cache
 def user_program(body: str, declarations: str = "") -> UserProgram:
-    """Compile a function from the statements of its body, in a process of its own: bcc stays out of this one."""
-    header = (SOURCES / "stage.h").read_text(encoding="utf-8")
-    text = f"{header}\n{declarations}\nint stage_function(struct stage *stage)\n{{\n{body}\n}}\n"
-    environment = {**os.environ, "BCC_KERNEL_SOURCE": str(SOURCES / "shim"), "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, __file__], input=text.encode(), env=environment, capture_output=True, check=False
-    )
-    assert not done.returncode, done.stderr.decode()
-    return msgspec.msgpack.decode(done.stdout, type=UserProgram)
+    """Compile a function from the statements of its body, once for a checkout."""
+    text = f'#include "stage.h"\n{declarations}\nint stage_function(struct stage *stage)\n{{\n{body}\n}}\n'
+    return isolate(asyncio.run(compile_source(text, Path(os.environ["DROPLET_LAB_CACHE"]))))
 
 
 def chain(*slots: int) -> int:
@@ -168,25 +164,3 @@ class FunctionDut(Dut):
         index = (POINTS.index(point) * STAGE_SLOTS + slot) * map_layout.STAGE_REASONS + reason
         values = bpf.lookup_percpu(self.fds[MapName.FUNCTION_REASONS], U32.pack(index), 8)
         return sum(int.from_bytes(value, sys.byteorder) for value in values)
-
-
-def _compile() -> None:
-    """Compile standard input to a user's program on standard output."""
-    from bcc import BPF, lib
-
-    from agent.datapath.bpf.compiler import _maps, _program, flags
-    from agent.datapath.functions.user_program import UserMap
-
-    module = BPF(text=sys.stdin.buffer.read(), cflags=flags())
-    maps, by_fd = _maps(lib, module.module, {})
-    compiled = _program("stage_function", module.dump_func(b"stage_function"), by_fd)
-    user = UserProgram(
-        compiled.instructions,
-        compiled.relocations,
-        tuple(UserMap(m.name, m.type, m.key_size, m.value_size, m.max_entries, m.flags) for m in maps),
-    )
-    sys.stdout.buffer.write(msgspec.msgpack.encode(user))
-
-
-if __name__ == "__main__":
-    _compile()

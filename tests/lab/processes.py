@@ -34,14 +34,16 @@ ATTEMPTS, PATIENCE = 5, 10.0
 """How often, and for how many seconds each, a started process is waited for."""
 
 
-def start_in(namespace: str, pid: int = 0, *command: str) -> int:
+def start_in(namespace: str, pid: int = 0, *command: str, born_in: str = "") -> int:
     """Start `sleep`, or a command, in a network namespace by name, under a process id; return that. End it by `end`.
 
+    The process begins in the namespace `born_in` and moves; by default it begins where it stays. Until it has moved,
+    an agent that waits for this process id sees it there.
     A fork of a process with threads may inherit a lock that another thread held, and then never gets on: it is tried
     again.
     """
     for _ in range(ATTEMPTS):
-        made = _start_in(namespace, pid, *command)
+        made = _start_in(namespace, pid, command, born_in or namespace)
         inside = Path("/run/netns", namespace).stat().st_ino
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
@@ -52,18 +54,43 @@ def start_in(namespace: str, pid: int = 0, *command: str) -> int:
     raise AssertionError("the process never entered its namespace")
 
 
-def _start_in(namespace: str, pid: int, *command: str) -> int:
+@contextlib.contextmanager
+def _inside(namespace: str) -> Iterator[None]:
+    """Move this thread into a network namespace for the time of a block."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    other = os.open(Path("/run/netns", namespace), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _enter(other)
+        yield
+    finally:
+        _enter(home)
+        os.close(other)
+        os.close(home)
+
+
+def _enter(descriptor: int) -> None:
+    if _libc.setns(descriptor, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), f"setns: {os.strerror(ctypes.get_errno())}")
+
+
+def _start_in(namespace: str, pid: int, command: tuple[str, ...], born_in: str) -> int:
     descriptor = os.open(Path("/run/netns", namespace), os.O_RDONLY | os.O_CLOEXEC)
-    made = _fork_as(pid)
-    if made == 0:
-        try:
-            if _libc.setns(descriptor, CLONE_NEWNET) == 0:
-                argv = command or ("sleep", "600")
-                os.execvp(argv[0], argv)
-        finally:
-            os._exit(1)
+    with _inside(born_in):
+        made = _fork_as(pid)
+        if made == 0:
+            _become(descriptor, command)
     os.close(descriptor)
     return made
+
+
+def _become(descriptor: int, command: tuple[str, ...]) -> None:
+    """Enter the namespace and run the command, in the child; never returns."""
+    try:
+        if _libc.setns(descriptor, CLONE_NEWNET) == 0:
+            argv = command or ("sleep", "600")
+            os.execvp(argv[0], argv)
+    finally:
+        os._exit(1)
 
 
 def end(pid: int) -> None:

@@ -86,7 +86,7 @@ def test_a_process_that_gets_its_namespace_after_its_document_is_used_soon(lab, 
     with living_in(namespace) as pid:
         end(pid)
         answer = failed(lab, "late.process", str(pid), 62)
-        start_in(namespace, pid)
+        start_in(namespace, pid, born_in=lab.names.droplet(HOST))
         lab.answer(HOST, "late.process", answer.revision, State.REALIZED)
         assert "10.0.1.62/24" in lab.ip(namespace, "address", "show", "eth0")
 

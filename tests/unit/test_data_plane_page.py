@@ -72,7 +72,7 @@ def size_of(c_type: str) -> int:
 
 
 def test_the_page_has_every_map() -> None:
-    assert set(ROWS) == set(MapName) == {*DECLARED, MapName.TC_PROGRAMS}
+    assert set(ROWS) == set(MapName) == {*DECLARED, MapName.TC_PROGRAMS, MapName.TC_STAGE_PROGRAMS}
 
 
 @pytest.mark.parametrize("name", sorted(DECLARED))

@@ -17,7 +17,7 @@ import structlog
 
 from agent.core.functions.programs import UnjudgedProgram
 from agent.core.functions.stages import index_of
-from agent.core.model.desired_entries import Function
+from agent.core.model.desired_entries import Function, FunctionPlace
 from agent.core.model.features import Verdict
 from agent.core.model.hooks import Hook
 from agent.core.plan.observed import ObservedFunction
@@ -25,10 +25,10 @@ from agent.core.plan.remedies import Step
 from agent.datapath.bpf.compiler import CompiledProgram
 from agent.datapath.bpf.syscall import ProgramType
 from agent.datapath.functions.install import Target, finished_build, install, remove
-from agent.datapath.functions.installed import Build, Slots, all_builds, builds, current, is_complete
+from agent.datapath.functions.installed import Build, Slots, builds, current, folders, is_complete
 from agent.datapath.functions.load import Place, load, run_on_samples, temporary_maps
 from agent.datapath.functions.program_store import ProgramStore
-from agent.datapath.functions.record import Record, folder_name
+from agent.datapath.functions.record import Record, folder_of
 from agent.datapath.functions.refusals import CheckError, FunctionError, ObjectError, SourceError
 from agent.datapath.functions.user_program import UserProgram
 from agent.datapath.net.threads import in_thread
@@ -110,18 +110,15 @@ class Functions:
         """Return whether a slot has a program at every hook in use."""
         return all(self._host.slots.programs_at(index_of(point, slot)).values())
 
-    async def observe(self, only: Collection[str] | None = None) -> Mapping[str, ObservedFunction]:
+    async def observe(self, only: Collection[FunctionPlace] | None = None) -> Mapping[FunctionPlace, ObservedFunction]:
         """Read functions back, all or some; OSError if they could not all be read."""
         return await in_thread(self._observe, only)
 
-    def _observe(self, only: Collection[str] | None) -> dict[str, ObservedFunction]:
+    def _observe(self, only: Collection[FunctionPlace] | None) -> dict[FunctionPlace, ObservedFunction]:
         root, slots = self._host.root, self._host.slots
-        if only is None:
-            found = list(all_builds(root, slots))
-        else:
-            found = [(root / folder_name(id_), builds(root, id_, slots)) for id_ in only]
-        seen = (_observed(folder, current(there), slots) for folder, there in found)
-        return {one.id: one for one in seen if one is not None}
+        places = folders(root) if only is None else [folder_of(root, id_, point) for id_, point in only]
+        seen = (_observed(folder, current(builds(folder, slots)), slots) for folder in places)
+        return {(one.id, one.point): one for one in seen if one is not None}
 
     def _try(self, program: UserProgram, wanted: UnjudgedProgram) -> None:
         """Load a program for every hook and run it on sample frames, with maps that are only for this."""

@@ -22,7 +22,7 @@ from agent.core.plan.remedies import Step
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.marks import mark
 from agent.datapath.bpf.pins import make_folder
-from agent.datapath.functions.installed import Build, Slots, all_builds, builds, index_of, numbers_in
+from agent.datapath.functions.installed import Build, Slots, builds, folders, index_of, numbers_in
 from agent.datapath.functions.linker import map_of
 from agent.datapath.functions.load import Place, create_configuration, create_map, load, write_configuration
 from agent.datapath.functions.record import (
@@ -32,7 +32,7 @@ from agent.datapath.functions.record import (
     RECORD,
     Record,
     build_of,
-    folder_name,
+    folder_of,
     pin_record,
     write_record,
 )
@@ -58,10 +58,14 @@ class Target:
 
 def finished_build(target: Target, wanted: Record) -> Build | None:
     """Return the build that is wanted, if it is pinned and whole."""
-    for one in builds(target.root, wanted.id, target.slots):
+    for one in builds(_folder(target, wanted), target.slots):
         if one.whole and one.record.same_program(wanted):
             return one
     return None
+
+
+def _folder(target: Target, wanted: Record) -> Path:
+    return folder_of(target.root, wanted.id, wanted.point)
 
 
 def install(target: Target, wanted: Record, program: UserProgram | None, configuration: bytes) -> None:
@@ -70,7 +74,7 @@ def install(target: Target, wanted: Record, program: UserProgram | None, configu
     Raises FunctionError if the program is refused, OSError if the kernel refuses anything else: the slot then keeps
     what it had.
     """
-    folder = target.root / folder_name(wanted.id)
+    folder = _folder(target, wanted)
     found = finished_build(target, wanted)
     if found is None and program is not None:
         found = _build(target, wanted, program, configuration)
@@ -87,8 +91,8 @@ def install(target: Target, wanted: Record, program: UserProgram | None, configu
 
 def _build(target: Target, wanted: Record, program: UserProgram, configuration: bytes) -> Build:
     """Load and pin a new build with the maps of the older one where they are the same, and return it."""
-    folder = target.root / folder_name(wanted.id)
-    older = next((one for one in builds(target.root, wanted.id, target.slots) if _has_maps(one)), None)
+    folder = _folder(target, wanted)
+    older = next((one for one in builds(_folder(target, wanted), target.slots) if _has_maps(one)), None)
     home = folder / str(max(numbers_in(folder), default=0) + 1)
     with contextlib.ExitStack() as opened:
         maps = _open_maps(program, older)
@@ -104,7 +108,7 @@ def _build(target: Target, wanted: Record, program: UserProgram, configuration: 
             opened.callback(os.close, loaded[hook])
             mark(loaded[hook], target.instance, build_of(wanted, target.slots.shells[hook]))
         _pin(home, wanted, maps, settings, loaded)
-    return next(one for one in builds(target.root, wanted.id, target.slots) if one.folder == home)
+    return next(one for one in builds(_folder(target, wanted), target.slots) if one.folder == home)
 
 
 def _has_maps(one: Build) -> bool:
@@ -188,35 +192,27 @@ def _fill_slots(target: Target, build: Build) -> None:
 
 
 def remove(root: Path, slots: Slots, id_: str, point: int, slot: int) -> None:
-    """Empty a slot, unless another function's program is in it, and remove the function's pins.
+    """Empty a slot, unless another function's program is in it, and remove the function's pins of that slot.
 
-    A build of the function for another slot stays. What is not there is no error.
+    What is not there is no error.
     """
+    folder = folder_of(root, id_, point)
     if 1 <= point <= STAGE_POINTS and 0 <= slot < STAGE_SLOTS:
-        _empty(root, slots, id_, index_of(point, slot))
-    folder = root / folder_name(id_)
-    elsewhere = [one for one in builds(root, id_, slots) if (one.record.point, one.record.slot) != (point, slot)]
-    if elsewhere:
-        keep = {one.number for one in elsewhere}
-        for number in numbers_in(folder):
-            if number not in keep:
-                _remove_tree(folder / str(number))
-        return
-    _remove_tree(folder)
-    log.info("function_removed", function=id_, point=point, slot=slot)
+        _empty(root, slots, folder, index_of(point, slot))
+    kept = {one.number for one in builds(folder, slots) if one.record.slot != slot}
+    for number in numbers_in(folder):
+        if number not in kept:
+            _remove_tree(folder / str(number))
+    if not kept:
+        _remove_tree(folder)
+        log.info("function_removed", function=id_, point=point, slot=slot)
 
 
-def _empty(root: Path, slots: Slots, id_: str, index: int) -> None:
-    own = folder_name(id_)
-    others = {
-        program
-        for folder, found in all_builds(root, slots)
-        if folder.name != own
-        for one in found
-        for program in one.programs.values()
-    }
+def _empty(root: Path, slots: Slots, own: Path, index: int) -> None:
+    others = (one for folder in folders(root) if folder != own for one in builds(folder, slots))
+    used = {program for one in others for program in one.programs.values()}
     for hook, program in slots.programs_at(index).items():
-        if program and program not in others:
+        if program and program not in used:
             with contextlib.suppress(FileNotFoundError):
                 bpf.delete(slots.arrays[hook].descriptor, U32.pack(index))
 

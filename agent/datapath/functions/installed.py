@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from agent.datapath.functions.record import (
     RECORD,
     Record,
     build_of,
-    folder_name,
     read_record,
 )
 from agent.datapath.functions.user_program import CONFIGURATION_SIZE
@@ -84,16 +83,15 @@ def numbers_in(folder: Path) -> list[int]:
     return []
 
 
-def builds(root: Path, id_: str, slots: Slots) -> list[Build]:
-    """Return a function's builds that have a record, the newest first; `root` is the folder of all functions."""
-    return _builds(root / folder_name(id_), slots)
+def builds(folder: Path, slots: Slots) -> list[Build]:
+    """Return the builds that have a record in a function's folder, the newest first."""
+    found = (_build(folder / str(number), slots) for number in numbers_in(folder))
+    return [one for one in found if one is not None]
 
 
-def all_builds(root: Path, slots: Slots) -> Iterator[tuple[Path, list[Build]]]:
-    """Yield the folder and the builds of each function."""
-    with contextlib.suppress(FileNotFoundError):
-        for folder in sorted(root.iterdir()):
-            yield folder, _builds(folder, slots)
+def folders(root: Path) -> list[Path]:
+    """Return the folders of all functions at all points."""
+    return sorted(root.glob("*/*"))
 
 
 def current(found: list[Build]) -> Build | None:
@@ -104,11 +102,6 @@ def current(found: list[Build]) -> Build | None:
 def is_complete(folder: Path, build: Build, slots: Slots) -> bool:
     """Return whether a build is the only one, whole, and in its slot at every hook."""
     return build.whole and len(numbers_in(folder)) == 1 and slots.programs_at(build.index) == build.programs
-
-
-def _builds(folder: Path, slots: Slots) -> list[Build]:
-    found = (_build(folder / str(number), slots) for number in numbers_in(folder))
-    return [one for one in found if one is not None]
 
 
 def _build(folder: Path, slots: Slots) -> Build | None:

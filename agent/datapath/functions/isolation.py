@@ -13,8 +13,8 @@ from agent.datapath.bpf.compiler import Relocation
 from agent.datapath.functions.user_program import UserProgram
 
 READ, STAGE_SIZE = 76, 104
-"""Bytes of struct stage (bpf/stage.h): up to `target`, which is what the function may write, and in all."""
-WRITTEN = ((76, 4), (80, 4), (84, 4), (88, 4), (92, 1), (93, 1))
+"""Bytes of struct stage (bpf/stage.h): those that the function only reads, and in all."""
+WRITTEN = ((80, 4), (84, 4), (88, 4), (92, 4), (96, 1), (97, 1))
 """Offset and size of each field that is copied back: target, reason, changed."""
 
 _INSTRUCTION = struct.Struct("<BBhi")

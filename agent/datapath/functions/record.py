@@ -1,9 +1,9 @@
 """What the pins of a function say of it: a small map beside its programs, and the names of its folders.
 
-    functions/<name>/<number>/record           which function, where, of which program
-    functions/<name>/<number>/configuration
-    functions/<name>/<number>/maps/<map>
-    functions/<name>/<number>/programs/<hook>
+    functions/<point>/<id>/<number>/record           which function, where, of which program
+    functions/<point>/<id>/<number>/configuration
+    functions/<point>/<id>/<number>/maps/<map>
+    functions/<point>/<id>/<number>/programs/<hook>
 
 A number stands for one build: it grows with every new one, and one that is finished is never changed, but for its
 configuration. `maps` of two builds may be the same maps.
@@ -16,7 +16,6 @@ import struct
 from hashlib import blake2s
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from agent.datapath.bpf import syscall as bpf
 
@@ -44,15 +43,11 @@ class Record(NamedTuple):
         return self[:5] == other[:5]
 
 
-def folder_name(id_: str) -> str:
-    """Return the name of a function's folder: a bpf file system takes no dots, and 255 bytes."""
+def folder_of(root: Path, id_: str, point: int) -> Path:
+    """Return the folder of a function at a point. A bpf file system takes no dots in names, and 255 bytes."""
     plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
-    return "".join(chr(byte) if byte in plain else f"%{byte:02x}" for byte in id_.encode())
-
-
-def id_of(folder: str) -> str:
-    """Return the id of the function that a folder belongs to."""
-    return unquote_to_bytes(folder).decode(errors="replace")
+    name = "".join(chr(byte) if byte in plain else f"%{byte:02x}" for byte in id_.encode())
+    return root / str(point) / name
 
 
 def build_of(record: Record, shells: str) -> str:

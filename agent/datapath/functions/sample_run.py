@@ -17,9 +17,9 @@ from agent.datapath.functions.user_program import CONFIGURATION, UserProgram
 
 SAMPLE = "function:sample"
 """The map with the fields of struct stage behind its pointers, for one frame."""
-DESCRIPTION = struct.Struct("=16s5I4H4BI")
-"""struct stage from `peer` to `label`: peer, vni, length, packets, sender, receiver, inner, transport, ethertype,
-drop_reason, protocol, point, direction, flags, label."""
+DESCRIPTION = struct.Struct("=16s6I4H4B")
+"""struct stage from `peer` to `flags`: peer, vni, length, packets, sender, receiver, label, inner, transport,
+ethertype, drop_reason, protocol, point, direction, flags."""
 NO_ENDPOINT = 0xFFFFFFFF
 _FROM_ENDPOINT, _FROM_UNDERLAY, _PASSED, _DROPPED = 1, 4, 5, 6
 _TO_TUNNEL = 50
@@ -95,10 +95,9 @@ def _sample(name: str, frame: bytes, point: int, family: int, protocol: int, tra
     whole = _packet(_IPV4, _UDP)[:42] + bytes(8) + frame if outer else frame
     description = DESCRIPTION.pack(
         bytes(16),
-        *(0 if point == _PASSED else 7, len(whole), 1, 0 if sent else NO_ENDPOINT, NO_ENDPOINT),
+        *(0 if point == _PASSED else 7, len(whole), 1, 0 if sent else NO_ENDPOINT, NO_ENDPOINT, 0),
         *(inner, transport, family, 1 if point == _DROPPED else 0),
         *(protocol, point, _EGRESS if sent else _INGRESS, 0 if transport else _NO_PORTS),
-        0,
     )
     return Sample(name, whole, description)
 
