@@ -65,8 +65,9 @@ OBEDIENT = source(
 AT_PASSED = source(f"""\
 	__u16 *frame = stage_start(stage);
 
-	if ((void *)(frame + 22) > stage_end(stage) || frame[6] != STAGE_SWAP16(STAGE_IPV4) ||
-	    frame[18] != STAGE_SWAP16({BASE} + STAGE_PASSED))
+	if ((void *)(frame + 22) > stage_end(stage) || frame[6] != STAGE_SWAP16(STAGE_IPV4))
+		return STAGE_GO_ON;
+	if (frame[18] != STAGE_SWAP16({BASE} + STAGE_PASSED))
 		return STAGE_GO_ON;
 	switch (frame[21] & 0xff) {{
 	case STAGE_DROP:
