@@ -191,5 +191,5 @@ def grows_to(lab: SystemLab, host: str, id_: str, before: Counted, **wanted: int
 
 
 def function_pins(lab: SystemLab, host: str) -> list[Path]:
-    """Return the folders of all functions that are pinned on a host, of every layout."""
-    return sorted(lab.lab.paths.pins(host).glob("*/functions/*"))
+    """Return the folders of all functions that are pinned on a host, one for each point, of every layout."""
+    return sorted(lab.lab.paths.pins(host).glob("*/functions/*/*"))
