@@ -118,7 +118,7 @@ REFUSED_BY_CHECKS = {
 REFUSED_SOURCES = {
     "a file of the host": (f'{HEAD}#include "/etc/shadow"\n', "line 2: #include"),
     "a file of the host behind a comment": (f'{HEAD}#/*\n*/include "/etc/shadow"\n', "line 2: #include"),
-    "a file of the host behind a continued line": (f'{HEAD}#in\\\nclude "/etc/shadow"\n', "line 2: #include"),
+    "a file of the host behind a continued line": (f'{HEAD}#inc\\\nlude "/etc/shadow"\n', "line 2: #include"),
     "a file of the host by a digraph": (f'{HEAD}%:include "/etc/shadow"\n', "line 2: #include"),
     "a file of the host behind an open quote": (
         f'{HEAD}#error don\'t /*\n#include "/etc/shadow"\n',

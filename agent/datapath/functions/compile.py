@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from functools import cache as cached
 from pathlib import Path
 
 import msgspec
@@ -53,12 +54,17 @@ async def compile_source(source: str, cache: Path) -> UserProgram:
 
 def _digest(source: str) -> str:
     """Return the hex digest of a source with everything else that its compilation depends on."""
-    header = SOURCES / "stage.h"
-    parts = [str(_FORMAT), content_hash(), header.read_text(encoding="utf-8") if header.exists() else "", source]
+    parts = [str(_FORMAT), content_hash(), contract_hash(), source]
     digest = hashlib.blake2s(digest_size=16)
     for part in parts:
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()
+
+
+@cached
+def contract_hash() -> str:
+    """Return the hex digest of `bpf/stage.h`, which sources are compiled with."""
+    return hashlib.blake2s((SOURCES / "stage.h").read_bytes(), digest_size=8).hexdigest()
 
 
 def _read(path: Path) -> UserProgram | None:

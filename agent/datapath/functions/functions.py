@@ -29,6 +29,7 @@ from agent.datapath.functions.install import Target, finished_build, install, re
 from agent.datapath.functions.installed import Build, Slots, builds, current, folders, is_complete
 from agent.datapath.functions.load import Place, load, run_on_samples, temporary_maps
 from agent.datapath.functions.program_store import ProgramStore
+from agent.datapath.functions.reader import FunctionReader
 from agent.datapath.functions.record import Record, folder_of
 from agent.datapath.functions.refusals import CheckError, FunctionError, ObjectError, SourceError
 from agent.datapath.functions.user_program import UserProgram
@@ -63,6 +64,7 @@ class Functions:
         self._host = host
         self._store = store
         self._logs: OrderedDict[str, str] = OrderedDict()
+        self.reader = FunctionReader(host.root, host.slots, store, self.log_of)
 
     async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
         """Compile, check and load programs, and run them on sample frames; return their verdicts by key.
