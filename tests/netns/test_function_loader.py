@@ -32,6 +32,7 @@ from agent.datapath.loading import Loaded, load_hooks
 from protocol.documents import FunctionProgram
 from tests.netns.conftest import run
 
+ROOT = Path(__file__).parents[2]
 POINT, SLOT = Point.FROM_ENDPOINT, 3
 PASS = '#include "stage.h"\nint stage_function(struct stage *stage)\n{\n\treturn STAGE_GO_ON;\n}\n'
 COUNT = """#include "stage.h"
@@ -336,6 +337,17 @@ async def test_a_file_that_changed_still_gives_the_program_that_was_judged(
     assert "line 1" in (await functions.judge([one]))[one.key].refusal
     assert "error" in functions.log_of(one.key)
     assert all(bench.program_ids())
+
+
+async def test_an_object_file_runs_as_a_source_does(bench: Bench) -> None:
+    program = FunctionProgram(object=(ROOT / "tests/unit/objects/closed_port.o").read_bytes())
+    for point in Point:
+        one = unjudged(program, point)
+        assert (await bench.functions.judge([one]))[one.key].refusal == ""
+    wanted = Function("f", POINT, SLOT, content_of(program), program, b"\x50\0")
+    await bench.functions.ensure(wanted)
+    await assert_complete(bench, wanted)
+    assert [one.name for one in await bench.functions.contents(wanted)] == ["seen", "limit"]
 
 
 async def test_a_program_that_costs_the_verifier_more_than_the_limit_is_refused(make: Callable[..., Functions]) -> None:

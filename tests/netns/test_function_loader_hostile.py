@@ -194,11 +194,9 @@ async def test_a_source_that_expands_without_end_is_stopped(cache: Path) -> None
         await judged(body("int a = 0;", "B(B(a += stage->vni * 3;))", before=macros), cache)
 
 
-async def test_compiling_creates_no_map(cache: Path) -> None:
-    before = set(bpf.all_ids(bpf.Command.PROG_GET_NEXT_ID))
-    program = await compile_source(body(before='BPF_TABLE("hash", __u32, __u64, big, 2000000000);\n'), cache)
-    assert program.maps[0].max_entries == 2_000_000_000
-    assert set(bpf.all_ids(bpf.Command.PROG_GET_NEXT_ID)).issuperset(before)
+async def test_compiling_creates_no_map_however_large_it_is_declared(cache: Path) -> None:
+    program = await compile_source(body(before='BPF_TABLE("hash", __u32, __u64, big, 4000000000);\n'), cache)
+    assert program.maps[0].max_entries == 4_000_000_000
 
 
 async def test_a_function_gets_no_registers_of_its_caller_but_the_pointer(cache: Path) -> None:
