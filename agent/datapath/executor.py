@@ -70,7 +70,7 @@ class Executor:
     async def run(self, actions: Iterable[Action]) -> list[Failure]:
         """Execute the actions in order; return the refusals, empty if all succeeded."""
         failures: list[Failure] = []
-        self._slots = SlotGuard()
+        self._slots.begin()
         for action in actions:
             before = len(failures)
             try:
@@ -82,8 +82,7 @@ class Executor:
                 if self._recurring.new([failure]):
                     log.exception("action_failed", object=failure.object)
                 failures.append(failure)
-            if len(failures) > before:
-                self._slots.refused(action)
+            self._slots.done(action, failures[before:])
             self._recurring.done(action, object_of(action), failures[before:])
         for failure in self._recurring.new(failures):
             log.warning(

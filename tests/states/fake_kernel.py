@@ -90,6 +90,7 @@ class FakeKernel:
         self.bindings = Bindings()
         self.peers: dict[bytes, Peer] = {}
         self.senders: dict[tuple[int, int], int] = {}
+        self._guard = SlotGuard()
         self._sizes = sizes or {}
         self._seen: list[dict[Any, Any]] | None = None
 
@@ -97,13 +98,12 @@ class FakeKernel:
 
     async def run(self, actions: Iterable[Action]) -> list[Failure]:
         failures: list[Failure] = []
-        guard = SlotGuard()
+        self._guard.begin()
         for action in actions:
             self.actions.append(action)
             before = len(failures)
-            failures += self._carry_out(action, guard)
-            if len(failures) > before:
-                guard.refused(action)
+            failures += self._carry_out(action, self._guard)
+            self._guard.done(action, failures[before:])
             self._check_chains()
             if self._seen is not None:
                 self._seen.append(self.contents())

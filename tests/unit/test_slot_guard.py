@@ -48,16 +48,16 @@ class Chains:
 
     def __init__(self, refuses: int = 0) -> None:
         self.entries: dict[bytes, bytes] = {}
-        self._refuses = refuses
+        self.refuses = refuses
 
     def put(self, entries: Any) -> list[Refused]:
-        if self._refuses:
-            return [Refused(self._refuses, tuple(key for key, _ in entries))]
+        if self.refuses:
+            return [Refused(self.refuses, tuple(key for key, _ in entries))]
         self.entries.update(entries)
         return []
 
     def delete(self, keys: Any) -> list[Refused]:
-        return [Refused(self._refuses, tuple(keys))] if self._refuses else []
+        return [Refused(self.refuses, tuple(keys))] if self.refuses else []
 
 
 def executor(slots: Any, chains: Any = None) -> Executor:
@@ -99,6 +99,17 @@ def test_a_slot_stays_filled_while_a_chain_that_could_not_be_changed_may_name_it
     assert [failure.errno for failure in refused] == [errno.EPERM, errno.EBUSY]
     assert slots.filled
     assert run(executor(slots, Chains()), action, REMOVAL) == []
+    assert not slots.filled
+
+
+def test_a_chain_that_could_not_be_changed_keeps_slots_filled_until_it_can() -> None:
+    slots, chains = Slots((Point.FROM_ENDPOINT, 2)), Chains(errno.EPERM)
+    worker = executor(slots, chains)
+    assert len(run(worker, CHAINS)) == 1
+    (failure,) = run(worker, REMOVAL)
+    assert failure.errno == errno.EBUSY
+    chains.refuses = 0
+    assert run(worker, CHAINS, REMOVAL) == []
     assert not slots.filled
 
 

@@ -7,19 +7,26 @@ and a slot stays filled while a chain that could not be changed may name it.
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 from agent.core.functions.stages import CHAIN_MAPS, without_slots
 from agent.core.model.desired_entries import Function
-from agent.core.plan.actions import Action, DeleteEntries, DeleteFunction, PutEntries
+from agent.core.model.map_layout import MapName
+from agent.core.plan.actions import Action, DeleteEntries, DeleteFunction, Failure, PutEntries
 
 
 class SlotGuard:
-    """What was refused of one plan so far."""
+    """What the kernel refused so far: slots in the current plan, chains until they are changed after all."""
 
     def __init__(self) -> None:
         self._empty: set[tuple[int, int]] = set()
         """Stage points and slots that could not be filled."""
-        self._chains_refused = False
+        self._unchanged: set[tuple[MapName, bytes]] = set()
+        """Entries with chains that could not be changed, by map and key."""
+
+    def begin(self) -> None:
+        """Begin another plan."""
+        self._empty.clear()
 
     def is_empty(self, function: Function) -> None:
         """Record that a function's slot has no program, not even an older one."""
@@ -31,12 +38,20 @@ class SlotGuard:
             return action
         return PutEntries(action.map, without_slots(action.map, action.entries, self._empty))
 
-    def refused(self, action: Action) -> None:
-        """Record that the kernel refused a part of an action."""
-        if isinstance(action, PutEntries | DeleteEntries) and action.map in CHAIN_MAPS:
-            self._chains_refused = True
+    def done(self, action: Action, failures: Sequence[Failure]) -> None:
+        """Record the result of an action: its failures, none if all of it succeeded."""
+        match action:
+            case PutEntries(name, entries) if name in CHAIN_MAPS:
+                keys = {key for key, _ in entries}
+            case DeleteEntries(name, deleted) if name in CHAIN_MAPS:
+                keys = set(deleted)
+            case _:
+                return
+        refused = {key for failure in failures for key in failure.keys or keys}
+        self._unchanged.difference_update((name, key) for key in keys)
+        self._unchanged.update((name, key) for key in refused)
 
     def check(self, action: DeleteFunction) -> None:
         """Raise OSError (EBUSY) if a chain may still name the slot."""
-        if self._chains_refused:
-            raise OSError(errno.EBUSY, f"chains that name slot {action.slot} could not be changed")
+        if self._unchanged:
+            raise OSError(errno.EBUSY, f"a chain that may name slot {action.slot} could not be changed")
