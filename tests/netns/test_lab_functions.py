@@ -28,7 +28,9 @@ from lab.functions import (
 
 from agent.core.model.hooks import POINTS
 from agent.core.model.map_layout import mapped
+from protocol import codec
 from protocol.documents import Function
+from protocol.status import Counters
 
 GO_ON, DROP, SEND_BACK, SEND_TO = 1, 2, 3, 4
 REASON = 5
@@ -215,6 +217,21 @@ def test_functions_at_dropped_meet_what_others_dropped_and_cannot_save_it(lab, h
             assert (grown.went_on, grown.faults) == (1, 0)
             asked.send(GO_ON)
             assert heard(asked.receiver)[0] == GO_ON
+
+
+@at_hosts
+def test_the_counters_of_functions_in_telemetry_are_those_of_the_kernel(lab, host):
+    """Of verdicts that only packets of these tests get."""
+    with datagrams() as sockets:
+        asked = Asked(lab, host, "from_endpoint", 6, sockets)
+        before = asked.counted()
+        asked.send(DROP)
+        grows_to(lab, host, asked.id, before, dropped=1)
+        own = asked.counted()
+    functions = codec.decode(lab.ask(host, "counters"), Counters).functions
+    (found,) = [one for one in functions if one.function == asked.id]
+    assert (found.point, found.dropped, found.sent_to) == ("from_endpoint", own.dropped, own.sent_to)
+    assert found.reasons == {str(reason): packets for reason, packets in own.reasons.items()}
 
 
 ORDER_PORT = 7301

@@ -149,6 +149,7 @@ def test_an_agent_killed_at_any_moment_of_a_change_ends_in_the_state_of_its_docu
                 lab.wait_in_sync(host)
                 assert answer(lab, host, DOCUMENT, revisions[host]).state is State.REALIZED
                 until(lambda host=host: is_clean(lab, host), f"{host} with one build of each function")
+            for host in HOSTS:
                 dropped = [is_dropped(lab, host, port) for port in PORTS]
                 assert dropped == [state is not None and number == state[1] for number in range(2)]
 
