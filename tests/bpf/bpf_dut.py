@@ -83,7 +83,8 @@ FULL_BUCKETS = [(map_layout.U32.pack(n), bytes(map_layout.TOKEN_BUCKET.size)) fo
 XDP_ONLY = pytest.mark.parametrize("hook", [Hook.XDP], indirect=True)
 """For a test of what XDP alone has."""
 _STATE = map_layout.FRAME_STATE.size
-GARBAGE = (b"\xff" * _STATE, b"\1" * _STATE, bytes(n % 256 for n in range(1, 1 + _STATE)), b"\2\0\0\0\5\0\0\0" * (_STATE // 8))
+_COUNTED = bytes(n % 256 for n in range(1, 1 + _STATE))
+GARBAGE = (b"\xff" * _STATE, b"\1" * _STATE, _COUNTED, b"\2\0\0\0\5\0\0\0" * (_STATE // 8))
 """What a frame may find in `frame_states`: it must use nothing of that."""
 
 
