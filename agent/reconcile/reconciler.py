@@ -53,7 +53,7 @@ class Reconciler:
         self.acknowledgements = acknowledgements
         self._kernel = kernel
         self._underlay = underlay
-        self._programs = ProgramVerdicts(kernel)
+        self.programs = ProgramVerdicts(kernel)
         self._step = asyncio.Lock()
         """Held by one step at a time, never together with the resync's. The data path has locks of its own below."""
         self._listed: set[str] = set()
@@ -93,16 +93,28 @@ class Reconciler:
     async def deliver(self, batch: Sequence[Delivery]) -> None:
         """Apply a batch of documents to the kernel, and acknowledge them.
 
-        Documents with new programs of functions are held, and the rest of the batch with them, until the kernel has
-        judged these.
+        Documents with new programs of functions are pending until `judge_program` has had the kernel judge these.
         """
-        verdicts = await self._programs.judge(batch, self.desired)
         async with self._step:
-            self.desired.set_verdicts(verdicts)
+            self.programs.take(batch, self.desired)
             self.desired.documents.retry_blocked()  # this batch may free the names that these wait for
             for delivery in batch:
                 self._take(delivery)
-            await self._reconcile({delivery.document for delivery in batch})
+            names = {delivery.document for delivery in batch}
+            await self._reconcile(names)
+            self.programs.forget(names, self.desired)
+
+    async def judge_program(self) -> None:
+        """Have the kernel judge one of the programs that wait, and apply the documents that waited only for it."""
+        one = self.programs.begin_next()
+        if one is None:
+            return
+        found = await self.programs.judge(one)
+        async with self._step:
+            names = self.programs.end(one, found, self.desired)
+            self.desired.documents.touch(self.desired.documents.entries.keys() & names)
+            await self._reconcile(names)
+            self.programs.forget(names, self.desired)
 
     def _take(self, delivery: Delivery) -> None:
         documents, name, revision = self.desired.documents, delivery.document, delivery.revision
@@ -154,6 +166,7 @@ class Reconciler:
             if others:
                 return others
             documents.sweep(sorted(wanted))
+            self.programs.remove(wanted, self.desired)
             if objects:
                 self.removals.remove_unexplained()
             await self._reconcile(wanted)

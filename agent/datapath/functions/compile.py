@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from functools import cache as cached
 from pathlib import Path
@@ -82,7 +83,7 @@ def _read(path: Path) -> UserProgram | None:
 
 def _write(path: Path, program: UserProgram) -> None:
     """Add a program to the cache, and remove those that were not used for longest."""
-    scratch = path.with_suffix(f".{os.getpid()}")
+    scratch = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     scratch.touch(mode=0o600)
     scratch.write_bytes(msgspec.msgpack.encode(program))
     scratch.replace(path)
