@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,10 @@ class FunctionConfig:
 
 
 def functions_of(loaded: Loaded, pins: Pins, instance: str, cache: Path, config: FunctionConfig) -> Functions | None:
-    """Return the functions of an agent, None if its programs have no stage points."""
+    """Return the functions of an agent, None if its programs have no stage points: then pins of functions go."""
     hooks = {hook: found for hook, found in loaded.hooks.items() if found.compiled.shells}
     if not hooks:
+        shutil.rmtree(pins.functions, ignore_errors=True)
         return None
     host = Host(
         root=pins.functions,

@@ -77,16 +77,26 @@ static __always_inline enum outcome route_resumed(context *ctx, const struct int
 	return route_packet(ethernet, frame_end(ctx), sender, egress);
 }
 
+/* Runs the functions for what the local endpoint receives that another function chose. */
+static __always_inline enum outcome call_to_target(context *ctx, struct frame_state *state, __u32 chain, __u32 ifindex)
+{
+	state->receiver = ifindex;
+	return call_chain(ctx, state, STAGE_TO_ENDPOINT, chain, FUNCTION_DELIVERED);
+}
+
 /* To a local endpoint that a function chose, for a frame of an endpoint. */
 static __always_inline enum outcome send_to_target(context *ctx, struct frame_state *state, __u32 vni,
 						   __u32 *tx_ifindex)
 {
-	__u32 ifindex;
+	__u32 ifindex, chain;
 	struct interface *target = find_target(state, vni, &ifindex);
 
 	if (!target || !fits_mtu(target->mtu, &state->tunnel))
 		return FUNCTION_TARGET;
 	*tx_ifindex = ifindex;
+	chain = endpoint_chain(target, ifindex, INTERFACE_STAGES_TO);
+	if (chain)
+		return call_to_target(ctx, state, chain, ifindex);
 	return hand_over(ctx, target, state, ifindex, FUNCTION_DELIVERED);
 }
 
@@ -144,7 +154,7 @@ static __always_inline enum outcome send_as_told(context *ctx, struct local_drop
 	struct tunnel *tunnel = &state->tunnel;
 	struct interface *target;
 	enum outcome outcome;
-	__u32 ifindex;
+	__u32 ifindex, chain;
 	__u8 ttl;
 
 	if (state->sends == STAGE_SEND_TO) {
@@ -152,6 +162,9 @@ static __always_inline enum outcome send_as_told(context *ctx, struct local_drop
 		if (!target || !fits_mtu(target->mtu, tunnel))
 			return FUNCTION_TARGET;
 		*tx_ifindex = ifindex;
+		chain = endpoint_chain(target, ifindex, INTERFACE_STAGES_TO);
+		if (chain)
+			return call_to_target(ctx, state, chain, ifindex);
 		return deliver(ctx, state, target, ifindex, FUNCTION_DELIVERED);
 	}
 	/* From hop to hop, and not anew: functions of two droplets could send a packet back to each other for ever. */
@@ -184,10 +197,10 @@ static __always_inline enum outcome resume_tunnel(context *ctx, struct frame_sta
 			outcome = unknown_scalar(route_inner_frame(ctx, local, state, outcome, on_path, tx_ifindex));
 		return deliver_or_forward(ctx, local, state, outcome, tx_ifindex);
 	}
-	if (outcome == DELIVERED) { /* to_endpoint */
+	if (outcome == DELIVERED || outcome == FUNCTION_DELIVERED) { /* to_endpoint */
 		*tx_ifindex = state->receiver;
 		receiver = find_receiver(*tx_ifindex, state->tunnel.vni);
-		return receiver ? deliver(ctx, state, receiver, *tx_ifindex, DELIVERED) : ENDPOINT_NOT_LOCAL;
+		return receiver ? deliver(ctx, state, receiver, *tx_ifindex, outcome) : ENDPOINT_NOT_LOCAL;
 	}
 	if (!leaves_by_tunnel(outcome))
 		return NO_PROGRAM;
@@ -207,7 +220,7 @@ static __always_inline enum outcome resume_same_host(context *ctx, const struct 
 	receiver = find_receiver(*tx_ifindex, sender->vni);
 	if (!receiver) /* closed: it was just removed or has moved */
 		return ENDPOINT_NOT_LOCAL;
-	return hand_over(ctx, receiver, state, *tx_ifindex, DELIVERED_SAME_HOST);
+	return hand_over(ctx, receiver, state, *tx_ifindex, state->outcome);
 }
 
 /* Transit resume: behind the functions at to_endpoint, forwarded and from_underlay. */

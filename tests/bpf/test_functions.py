@@ -191,6 +191,30 @@ def test_a_function_sends_a_packet_to_another_endpoint_of_this_host(functions: F
     assert functions.endpoint_traffic(2)[2] == before + 1
 
 
+@pytest.mark.parametrize("point", ["from_endpoint", "to_endpoint", "from_underlay", "forwarded"])
+def test_a_packet_that_is_sent_to_an_endpoint_meets_the_functions_of_that_endpoint(
+    functions: FunctionDut, point: str
+) -> None:
+    """A function that an operator put there cannot be passed by."""
+    functions.install(point, 0, user_program(mapped_words(B) + "return STAGE_SEND_TO;"))
+    functions.chains(point, 0)
+    functions.install("to_endpoint", 5, user_program(GO_ON))
+    functions.chains("to_endpoint", 5, endpoint=2)
+    assert run_at(functions, point).outcome is Outcome.FUNCTION_DELIVERED
+    assert functions.counted("to_endpoint", 5).went_on == 1
+    functions.install("to_endpoint", 5, user_program(DROP))
+    assert run_at(functions, point).outcome is Outcome.FUNCTION_DROPPED
+
+
+def test_functions_that_send_to_one_another_come_to_an_end(functions: FunctionDut) -> None:
+    """The kernel allows 33 tail calls for a packet."""
+    functions.install("to_endpoint", 0, user_program(mapped_words(B) + "return STAGE_SEND_TO;"))
+    functions.install("to_endpoint", 1, user_program(mapped_words(A) + "return STAGE_SEND_TO;"))
+    functions.chains("to_endpoint", 0)
+    functions.chains("to_endpoint", 1, endpoint=2)
+    assert functions.from_endpoint(sent(B)).outcome is Outcome.NO_PROGRAM
+
+
 @pytest.mark.parametrize("target", [R, "10.0.0.200", "10.0.9.9"])
 @pytest.mark.parametrize("point", ["from_endpoint", "to_endpoint", "from_underlay", "forwarded"])
 def test_a_target_that_is_not_on_this_host_drops(functions: FunctionDut, point: str, target: str) -> None:

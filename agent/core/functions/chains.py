@@ -57,9 +57,12 @@ _HOST = (Point.PASSED, Point.DROPPED)
 
 
 def functions_at(resolved: ResolvedState, point: Point) -> list[Function]:
-    """Return the functions in force at a point in the order in which they run."""
+    """Return the functions in force at a point in the order in which they run: first those that no VPC owns.
+
+    A tenant's function may send a packet elsewhere, past those behind it.
+    """
     here = [one for one in resolved.functions.values() if one.point == point.label]
-    return sorted(here, key=lambda one: (one.order, one.id))
+    return sorted(here, key=lambda one: (bool(one.vpc), one.order, one.id))
 
 
 def is_limited(function: Function) -> bool:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import os
 import struct
+from functools import cache
 from hashlib import blake2s
 from pathlib import Path
 from typing import NamedTuple
 
 from agent.datapath.bpf import syscall as bpf
+from agent.datapath.functions import checks, frames, isolation, linker
 
 RECORD, CONFIGURATION_PIN, MAPS, PROGRAM_PINS = "record", "configuration", "maps", "programs"
 _MAP_NAME = "droplet_record"
@@ -51,9 +53,19 @@ def folder_of(root: Path, id_: str, point: int) -> Path:
 
 
 def build_of(record: Record, shells: str) -> str:
-    """Return the digest that marks programs of a build; `shells` is the hash of the agent's programs around it."""
-    text = f"{record.content} {shells} {record.point} {record.slot} {record.closed}"
+    """Return the digest that marks programs of a build; `shells` is the hash of the agent's programs around it.
+
+    A program that an older agent checked or linked by other rules is of another build, and is loaded anew.
+    """
+    text = f"{record.content} {shells} {_rules()} {record.point} {record.slot} {record.closed}"
     return blake2s(text.encode(), digest_size=16).hexdigest()
+
+
+@cache
+def _rules() -> str:
+    """Return the digest of the modules that decide what a checked and linked program looks like."""
+    modules = (checks, frames, isolation, linker)
+    return blake2s(b"".join(Path(str(one.__file__)).read_bytes() for one in modules), digest_size=16).hexdigest()
 
 
 def pin_record(record: Record, path: Path) -> None:
