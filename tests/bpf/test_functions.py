@@ -94,6 +94,20 @@ def test_a_function_sends_a_packet_back(functions: FunctionDut, point: str) -> N
     assert functions.counted(point, 0).sent_back == 1
 
 
+@pytest.mark.parametrize("ttl", [64, 2, 1])
+@pytest.mark.parametrize("point", ["to_endpoint", "from_underlay"])
+def test_two_droplets_that_send_a_packet_back_to_each_other_come_to_an_end(
+    functions: FunctionDut, point: str, ttl: int
+) -> None:
+    inner = p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, p.udp(53, 4000, PAYLOAD)))
+    put(functions, point, SEND_BACK)
+    run = functions.from_underlay(tunnelled(inner, Outer(ttl=ttl)))
+    if ttl == 1:
+        assert run.outcome is Outcome.OUTER_TTL
+    else:
+        assert (run.outcome, run.frame[22]) == (Outcome.FUNCTION_SENT_BACK_REMOTE, ttl - 1)
+
+
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("point", POINTS)
 def test_an_invalid_verdict_is_a_fault_and_on_fault_decides(functions: FunctionDut, point: str, closed: bool) -> None:
@@ -224,6 +238,26 @@ def test_checksums_stay_right_when_bytes_are_replaced(functions: FunctionDut, of
     assert p.checksum(run.frame[14:34]) == 0
 
 
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_checksums_stay_right_when_an_address_is_replaced(functions: FunctionDut, side: str, family: int) -> None:
+    addresses = {"source": R, "destination": A} if family == 4 else {"source": IPV6_R, "destination": IPV6_A}
+    new = "10.9.8.7" if family == 4 else "fd00:9:8:7:6:5:4:3"
+    body = mapped_words(new).replace("stage->target", "to") + (
+        f"return stage_replace_address(stage, {int(side == 'destination')}, &to) ? 0 : STAGE_GO_ON;"
+    )
+    put(functions, "to_endpoint", f"struct stage_address to; {body}")
+    write = p.ipv4 if family == 4 else p.ipv6
+    kind = p.IPV4 if family == 4 else p.IPV6
+
+    def packet(source: str, destination: str) -> bytes:
+        return write(source, destination, p.summed(source, destination, p.udp(4000, 53, PAYLOAD)))
+
+    run = functions.from_underlay(tunnelled(p.ethernet(MAC[A], MAC[R], kind, packet(**addresses))))
+    assert run.outcome is Outcome.DELIVERED
+    assert run.frame[14:] == packet(**{**addresses, side: new})
+
+
 DAMAGE = (
     "*(__be16 *)(frame + 16) = 0xffff;",
     "frame[14] = 0x4f;",
@@ -247,6 +281,7 @@ def test_a_packet_that_a_function_damaged_and_declared_is_dropped(
     put(functions, point, body)
     other = damage.endswith("12) = 0;") and point == "from_underlay"
     assert run_at(functions, point).outcome is (Outcome.INNER_PROTOCOL if other else Outcome.FUNCTION_FAULT)
+    assert functions.counted(point, 0).faults == (0 if other else 1)
 
 
 @pytest.mark.parametrize("changed", [0, 1])

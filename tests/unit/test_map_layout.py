@@ -90,7 +90,7 @@ FIELDS["frame_state"] = (
         *(f"{part}.{field}" for part in ("packet", "tunnel", "transport") for field in FIELDS[part][1]),
         *("called", "length", "reason", "receiver", "local", "received_flags", "packets"),
         *(f"{part}.{field}" for part in ("outer", "options") for field in FIELDS[part][1]),
-        *("chain", "outcome", "flow", "changed", "target", "sends", "on_path"),
+        *("chain", "outcome", "flow", "changed", "sends", "on_path", "stage"),
     ],
 )
 """Every struct that is a key or a value, with its fields in the order of the format; padding is not named."""

@@ -44,7 +44,7 @@ async def compile_source(source: str, cache: Path) -> UserProgram:
     Raises SourceError with a short message and clang's whole output, OSError if this host cannot compile sources
     (EOPNOTSUPP), or if the cache is not writable or another user could write to it (EPERM).
     """
-    check_source(source)
+    await asyncio.to_thread(check_source, source)
     path = cache / "functions" / f"{_digest(source)}.function"
     await asyncio.to_thread(path.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
     refuse_foreign(path.parent, path.parent.stat())
