@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from protocol.documents import KINDS
-from protocol.errors import FieldError
+from protocol.errors import ErrorCode, FieldError
 
 
 class State(StrEnum):
@@ -63,3 +63,8 @@ class Acknowledgement(msgspec.Struct, frozen=True, omit_defaults=True):
     failures: tuple[KernelFailure, ...] = ()
     retry_at: float | None = None
     absent: bool = False
+
+    @property
+    def is_preliminary(self) -> bool:
+        """Return whether another acknowledgement of this revision follows as soon as its programs were checked."""
+        return self.state is State.PENDING and any(error.code is ErrorCode.UNJUDGED for error in self.errors)

@@ -67,16 +67,25 @@ class DocumentStream:
         return answer.seq
 
     async def publish_and_wait(self, host: str, document: str, body: bytes, replaces: Stored) -> Acknowledgement:
-        """Publish a document, and return the host's acknowledgement of this revision or of a newer one."""
+        """Publish a document, and return the host's acknowledgement of this revision or of a newer one.
+
+        One that says that programs are being checked is returned only if no other one comes in time.
+        """
         coming = await self._bus.watch(subjects.ack(host, document))
         revision = await self.publish(host, document, body, replaces)
+        preliminary: Acknowledgement | None = None
         try:
             async with asyncio.timeout(self._access.timeout):
                 while True:
                     known = read_acknowledgement(*await anext(coming))
-                    if known is not None and known[1].revision >= revision:
+                    if known is None or known[1].revision < revision:
+                        continue
+                    if not known[1].is_preliminary:
                         return known[1]
+                    preliminary = known[1]
         except TimeoutError:
+            if preliminary is not None:
+                return preliminary
             raise RequestFailed(
                 f"document {document} was published as revision {revision}, and {host} did not acknowledge it within "
                 f"{self._access.timeout:g} seconds (--timeout); see dropletctl acks --host {host} --document {document}"

@@ -28,7 +28,7 @@ log = structlog.get_logger()
 AT_ONCE = 2
 """Programs that are judged at a time, each of another document."""
 _FIELD = FUNCTIONS.name.encode()
-"""Stands in the body of each document that lists functions: others are not decoded here."""
+"""Stands in the body of each document that lists functions: others are not decoded here, unless they did before."""
 
 
 class ProgramVerdicts:
@@ -48,7 +48,11 @@ class ProgramVerdicts:
         for delivery in batch:
             if delivery.revision <= desired.documents.newest(delivery.document):
                 continue
+            if not self._queue.lists(delivery.document) and _FIELD not in (delivery.body or b""):
+                continue
             functions = _accepted(delivery, desired.resolved)
+            if functions is None:
+                continue  # the revision before remains the newest one that may come into force
             new = [] if _is_known(delivery, desired) else unjudged(functions, desired.verdicts)
             keys = [verdict_key(one.program, one.point) for one in functions]
             self._queue.put(delivery.document, delivery.revision, keys, new)
@@ -113,14 +117,16 @@ async def verdicts_of_files(kernel: KernelPort, kept: Iterable[StoredDocument]) 
     return await kernel.judge(files) if files else {}
 
 
-def _accepted(delivery: Delivery, resolved: ResolvedState) -> list[Function]:
-    """Return the functions of a document whose programs this host accepts; none if it is no valid document."""
-    if delivery.refusal is not None or delivery.body is None or _FIELD not in delivery.body:
+def _accepted(delivery: Delivery, resolved: ResolvedState) -> list[Function] | None:
+    """Return the functions of a document whose programs this host accepts, None if it is no valid document."""
+    if delivery.refusal is not None:
+        return None
+    if delivery.body is None:
         return []
     try:
         functions = decode_document(delivery.body).functions
     except DocumentError:
-        return []
+        return None
     return [one for one in functions if not any(FUNCTIONS.not_permitted([one], delivery.document, resolved))]
 
 

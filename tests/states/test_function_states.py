@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from agent_configurations import ONE_BOUNCER, RED, SENT, changed, function, several
+from agent_configurations import ONE_BOUNCER, RED, SENT, changed, endpoint, function, several
 from agent_under_test import Agent, Stream, publish
 from test_sequences import has_nothing_to_do, in_a_folder
 
@@ -148,6 +148,58 @@ def test_the_rest_of_a_document_is_applied_where_the_kernel_took_its_function_be
         await agent.resync.repair()
         assert agent.statuses()["red"][0] == "realized"
         await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def test_a_function_that_fails_closed_and_cannot_be_installed_again_fails_its_document() -> None:
+    """Its packets pass without it, so it must not look as if it were in force: not at the start, nor later."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        closed = function("sent", "from_endpoint", vpc="red", on_fault="closed")
+        await publish(agent, stream, with_function(closed))
+        kernel = agent.kernel
+        kernel.functions.clear()
+        for table in kernel.maps.values():
+            table.clear()
+        kernel.refuse = refuses_functions
+        await agent.start()
+        assert_failed(agent)
+        await agent.deliver(stream.replay())
+        await agent.complete()
+        await agent.resync.repair()
+        assert_failed(agent)
+        assert all(state == "realized" for name, (state, _, _) in agent.statuses().items() if name != "f")
+        kernel.refuse = lambda action: 0
+        await agent.retry()
+        await agent.resync.repair()
+        assert agent.last_acks["f"].state is State.REALIZED
+        await has_nothing_to_do(agent)
+
+    def assert_failed(agent: Agent) -> None:
+        answer = agent.last_acks["f"]
+        assert (answer.state, answer.in_force) == (State.FAILED, 5)
+        assert [failure.name for failure in answer.failures] == ["ENOMEM"]
+        assert answer.retry_at is not None
+        assert not any(any(value) for value in agent.kernel.maps[MapName.ENDPOINT_STAGES].values())
+
+    in_a_folder(scenario)
+
+
+def test_a_function_that_cannot_be_installed_holds_up_no_object_of_other_documents_in_its_batch() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        newer = function("sent", "from_endpoint", "newer", vpc="red")
+        await publish(agent, stream, with_function(SENT))
+        chains = dict(agent.kernel.maps[MapName.ENDPOINT_STAGES])
+        agent.kernel.refuse = lambda action: refuses_functions(action) if _is_newer(action) else 0
+        more: Any = {"endpoints": [endpoint("c", "front", "d2", "192.168.1.77")]}
+        await agent.deliver(stream.lead_to(changed(with_function(SENT, newer), c=(more,))))
+        assert agent.statuses()["c"][0] == "realized"
+        assert agent.statuses()["f"] == ("failed", 7, 5)
+        assert agent.kernel.functions[PLACE].program.source == "plain"
+        assert agent.kernel.maps[MapName.ENDPOINT_STAGES] == chains
 
     in_a_folder(scenario)
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from agent_configurations import DROPLETS, ONE_BOUNCER, RED, SENT, changed, endpoint, function, several
 from agent_under_test import Agent, Stream, publish
 from test_sequences import has_nothing_to_do, in_a_folder
@@ -158,6 +159,28 @@ def test_a_document_that_is_removed_meanwhile_stays_removed() -> None:
             assert agent.reconciler.desired.verdicts == {}
             assert agent.kernel.functions == {}
         await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+@pytest.mark.parametrize("noise", [b"\xc1functions", b"\xc1noise"])
+def test_a_program_does_not_escape_its_verdict_behind_a_revision_that_is_no_document(noise: bytes) -> None:
+    """The revision before is the newest one that may come into force, and is not judged yet."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        bad = function("bad", "from_endpoint", "slow and BAD", vpc="red")
+        async with judging(agent) as compiler:
+            await send(agent, stream, changed(ONE_BOUNCER, other=(SLOW,), f=(bad,)))
+            await send(agent, stream, changed(ONE_BOUNCER, other=(SLOW,), f=(noise,)))
+            assert agent.statuses()["f"][0] == "rejected"
+            assert agent.kernel.functions == {}
+            compiler.released.set()
+            await settle()
+            agent.reconciler.desired.documents.touch_all()
+            await send(agent, stream, changed(ONE_BOUNCER, other=(SLOW,), f=(noise,), c=(MORE,)))
+            assert agent.statuses()["f"][2] == 0
+            assert [one.id for one in agent.kernel.functions.values()] == ["slow"]
 
     in_a_folder(scenario)
 

@@ -19,6 +19,7 @@ from protocol import binding, codec, rpc, streams, subjects
 from protocol.acknowledgements import Acknowledgement, State
 from protocol.codec import decode_document
 from protocol.documents import Document, Function, FunctionProgram, Vpc
+from protocol.errors import ErrorCode, FieldError
 
 DOCUMENT = "functions.web"
 SUBJECT = subjects.config("h1", DOCUMENT)
@@ -42,13 +43,16 @@ async def put(client: Client, document: Document) -> int:
     return (await client.jetstream().publish(SUBJECT, codec.encode(document), headers=binding.bound(SUBJECT))).seq
 
 
-async def acknowledge(client: Client, state: State) -> None:
-    """Acknowledge each revision that comes from now on, as its host would."""
+async def acknowledge(client: Client, *states: State) -> None:
+    """Acknowledge each revision that comes from now on, as its host would: pending while the program is checked."""
 
     async def answer(message: Msg) -> None:
         newest = await client.jetstream().get_last_msg(streams.CONFIG_STREAM, SUBJECT)
-        found = Acknowledgement(DOCUMENT, newest.seq, state, 1.0, in_force=newest.seq)
-        await client.publish(subjects.ack("h1", DOCUMENT), codec.encode(found))
+        for state in states:
+            checked = FieldError("functions[0].program.source", ErrorCode.UNJUDGED, "it is being checked")
+            errors = (checked,) if state is State.PENDING else ()
+            found = Acknowledgement(DOCUMENT, newest.seq, state, 1.0, in_force=newest.seq, errors=errors)
+            await client.publish(subjects.ack("h1", DOCUMENT), codec.encode(found))
 
     await client.subscribe(SUBJECT, cb=answer)
     await client.flush()
@@ -57,6 +61,25 @@ async def acknowledge(client: Client, state: State) -> None:
 async def replace(server: NatsServer, *words: str, name: str = "web", patience: str = "10") -> Result:
     arguments = ["--server", server.url, "--timeout", patience, "function", name, "replace", "--host", "h1", *words]
     return await asyncio.to_thread(CliRunner().invoke, main, arguments)
+
+
+@pytest.mark.parametrize(
+    ("states", "said", "code"),
+    [
+        ((State.PENDING, State.REALIZED), "realized\n", 0),
+        ((State.PENDING,), "pending: functions[0].program.source: it is being checked\n", 1),
+    ],
+)
+async def test_a_replacement_waits_until_the_program_was_checked(
+    server: NatsServer, states: tuple[State, ...], said: str, code: int
+) -> None:
+    async with client_of(server) as client, running(Bus("h1", settings_of(server), Answering())):
+        await make_streams(client)
+        await serving(client, "h1")
+        revision = await put(client, WHOLE)
+        await acknowledge(client, *states)
+        done = await replace(server, "--hex", "01 bb", patience="3")
+        assert (done.output, done.exit_code) == (f"h1 document {DOCUMENT} revision {revision + 1}: {said}", code)
 
 
 async def test_only_the_configuration_of_one_function_changes(server: NatsServer) -> None:

@@ -33,23 +33,31 @@ class JudgementQueue:
         """Return the keys of the verdicts that are not known yet."""
         return frozenset(self._waiting.keys() | self._running.keys())
 
+    def lists(self, document: str) -> bool:
+        """Return whether any revision of a document that may come into force needs a verdict."""
+        return document in self._used
+
     def put(self, document: str, revision: int, keys: Iterable[str], unjudged: Iterable[UnjudgedProgram]) -> None:
         """Take the newest revision of a document: the verdicts that it needs, and those that are to be found.
 
         A program that is being judged is judged again only if its file may have changed meanwhile.
         """
-        self._used.setdefault(document, {})[revision] = frozenset(keys)
+        listed, before = frozenset(keys), self._now(document)
+        if not listed and document not in self._used:
+            return
+        self._used.setdefault(document, {})[revision] = listed
         self._newest[document] = revision
         for one in unjudged:
             if one.key not in self._waiting and (one.key not in self._running or one.program.file):
                 self._waiting[one.key] = _Waiting(document, one)
-        self._drop_unneeded()
+        self._drop_unneeded(before - listed)
 
     def remove(self, document: str) -> None:
         """Forget a document, and what was to be judged for it alone."""
+        before = self._now(document)
         self._used.pop(document, None)
         self._newest.pop(document, None)
-        self._drop_unneeded()
+        self._drop_unneeded(before)
 
     def begin_next(self) -> UnjudgedProgram | None:
         """Return the program to judge next, None if there is none that may be judged now."""
@@ -64,23 +72,29 @@ class JudgementQueue:
     def end(self, key: str) -> set[str]:
         """Record that a program was judged, or could not be; return the documents whose newest revision lists it."""
         self._running.pop(key, None)
-        return {name for name, revision in self._newest.items() if key in self._used[name][revision]}
+        return {name for name in self._newest if key in self._now(name)}
 
     def forget(self, document: str, kept: Iterable[int]) -> frozenset[str]:
         """Forget a document's revisions but the newest and the kept ones; return the keys that none needs any more."""
         by_revision = self._used.get(document)
-        if by_revision is None:
+        if not by_revision:
             return frozenset()
         left = {*kept, self._newest[document]}
         gone = frozenset[str]().union(*(keys for revision, keys in by_revision.items() if revision not in left))
         self._used[document] = by_revision = {one: keys for one, keys in by_revision.items() if one in left}
         if not any(by_revision.values()):
             del self._used[document], self._newest[document]
-        return gone - self._listed()
+        return gone - self._listed() if gone else gone
 
-    def _drop_unneeded(self) -> None:
-        needed = frozenset[str]().union(*(self._used[name][revision] for name, revision in self._newest.items()))
-        self._waiting = {key: waiting for key, waiting in self._waiting.items() if key in needed}
+    def _now(self, document: str) -> frozenset[str]:
+        """Return the keys that the newest revision of a document needs."""
+        return self._used[document][self._newest[document]] if document in self._used else frozenset()
+
+    def _drop_unneeded(self, keys: frozenset[str]) -> None:
+        """Do not judge those programs of `keys` that no newest revision lists any more."""
+        if not self._waiting.keys().isdisjoint(keys):
+            needed = frozenset[str]().union(*map(self._now, self._newest))
+            self._waiting = {key: one for key, one in self._waiting.items() if key in needed}
 
     def _listed(self) -> frozenset[str]:
         return frozenset[str]().union(*(keys for revisions in self._used.values() for keys in revisions.values()))
