@@ -417,9 +417,35 @@ struct frame_state {
 	__u32 flow;	       /* from_endpoint: hash of the flow */
 	__u32 changed;	       /* stages: a function changed the packet */
 	struct address target; /* stages: of the endpoint that a function sends the packet to */
-	__u32 sends;  /* stages: an enum stage_verdict for the program that continues: go on, send back, send to */
-	__u8 on_path; /* from a tunnel: the inner sender is known to be at the peer */
-	__u8 rest[3];
+	__u32 sends;	/* stages: an enum stage_verdict for the program that continues: go on, send back, send to */
+	__u8 on_path;	/* from a tunnel: the inner sender is known to be at the peer */
+	__u8 processed; /* a process had it: its length may have changed */
+	__u8 rest[2];
+	__u32 rx_ifindex; /* handed over to a process: where the frame was received */
+	__u32 answers; /* handed over to a process: how many answers it may still give, more than 1 for GSO packets */
+};
+
+#define PROCESS_SERVED	   1U /* a process serves the sockets */
+#define PROCESS_ANSWERS_TC 2U /* its answers continue at tc, else at XDP */
+
+/*
+ * function_processes: index of a function in the jump tables -> the process that is the function, if it is one. Written
+ * by the agent.
+ */
+struct function_process {
+	__u32 ifindex; /* of `near`, the end of the veth pair to which packets are redirected */
+	__u32 lane;    /* its entry in the function's XSKMAP */
+	__u32 longest; /* bytes of the longest packet that its frames hold */
+	__u32 flags;
+};
+
+/* What a process answered, on its way from XDP to tc: in the space in front of the frame for metadata. */
+struct function_answer {
+	__u64 token;
+	__u8 verdict;
+	__u8 reason;
+	__u8 pad[6];
+	struct address target;
 };
 
 /* scratches: 0 -> bytes that a program of tc moves within a frame; per CPU. Written by programs. */

@@ -60,6 +60,7 @@ static __always_inline enum outcome call_chain(context *ctx, struct frame_state 
 	state->outcome = outcome;
 	state->changed = 0;
 	state->sends = 0;
+	state->processed = 0;
 	return call_next(ctx, state, point);
 }
 
@@ -122,7 +123,7 @@ static __always_inline __u32 dropped_chain(__u32 vni)
 /* The VPC of a frame as far as it was parsed; 0 if it is unknown. */
 static __always_inline __u32 known_vni(context *ctx, const struct frame_state *state)
 {
-	struct interface *sender = find_interface(ingress_ifindex(ctx));
+	struct interface *sender = find_interface(source_ifindex(ctx, state));
 
 	if (sender)
 		return sender->vni;
