@@ -97,7 +97,7 @@ class CompiledObject(msgspec.Struct, frozen=True):
     """All programs and maps of one hook; `hash` is the hex digest of everything that went into them.
 
     `tracers` of XDP are for raw tracepoints, and a host that cannot load them works without. `shells` are loaded with a
-    user's function in each, `processes` for each function in a process, see `functions/linker.py`; none if functions are
+    user's function in each, `processes` for each function in a process: `functions/linker.py`; none if functions are
     off.
     """
 
@@ -111,6 +111,10 @@ class CompiledObject(msgspec.Struct, frozen=True):
     def program(self, name: str) -> CompiledProgram:
         """Return a program by its name, or raise KeyError."""
         return next(program for program in self.programs if program.name == name)
+
+    def process(self, name: str) -> CompiledProgram:
+        """Return a program of functions in processes by its name, or raise KeyError."""
+        return next(program for program in self.processes if program.name == name)
 
 
 def amalgamate(sources: Path = SOURCES, hook: Hook = Hook.XDP) -> str:
