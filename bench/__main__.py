@@ -32,6 +32,8 @@ from bench import (
     report,
     sections,
     sent_frames,
+    stage_sections,
+    stages,
     traffic,
     traffic_sections,
 )
@@ -44,7 +46,7 @@ from controller_sim.control.bus import BusError
 from controller_sim.lab.state import BPFFS, LabError
 from controller_sim.lab.underlay import UnderlayError
 
-PARTS = ("forwarding", "traffic", "control", "functions")
+PARTS = ("forwarding", "traffic", "control", "functions", "stages")
 COLOURS = {Verdict.MET: "green", Verdict.MISSED: "red", Verdict.UNCLEAR: "yellow", Verdict.NONE: ""}
 BUSY = 0.5
 """Load average for each core above which a run is warned of."""
@@ -116,6 +118,13 @@ def functions_part(folder: Path, effort: Effort, say: Callable[[str], None]) -> 
         return [functions.section(forwarding.run_rounds(found, effort.rounds, traffic.cores()[0], say))]
 
 
+def stages_part(folder: Path, effort: Effort, say: Callable[[str], None]) -> list[Section]:
+    """Measure functions as programs at stage points, beside other chains of programs."""
+    with stages.contestants(folder, say) as found:
+        rounds = forwarding.run_rounds(found.entries, effort.rounds, traffic.cores()[0], say)
+    return stage_sections.sections(rounds, found.refusal, found.instructions)
+
+
 def run_parts(effort: Effort, parts: tuple[str, ...], console: Console) -> list[Section]:
     """Run the parts that were asked for."""
     ensure_bpffs(BPFFS)
@@ -130,6 +139,8 @@ def run_parts(effort: Effort, parts: tuple[str, ...], console: Console) -> list[
             found += control_part(folder, effort, status.update)
         if "functions" in parts:
             found += functions_part(folder, effort, status.update)
+        if "stages" in parts:
+            found += stages_part(folder, effort, status.update)
     return found
 
 

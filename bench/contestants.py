@@ -17,7 +17,7 @@ from pathlib import Path
 
 from agent.core.model import map_layout
 from agent.core.model.features import Features
-from agent.core.model.hooks import Hook
+from agent.core.model.hooks import AGENT_RESUME, Hook
 from agent.core.model.map_layout import MapName
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
@@ -127,7 +127,8 @@ class Loaded:
     def fill_as_agent(self, entries: Mapping[str, Mapping[bytes, bytes]]) -> None:
         """Write entries of our programs' maps, and their jump table."""
         self.fill(entries)
-        for slot, program in map_layout.called_programs(self.hook).items():
+        functions = AGENT_RESUME[self.hook] in self.programs
+        for slot, program in map_layout.called_programs(self.hook, functions=functions).items():
             self.put(
                 map_layout.PROGRAM_ARRAYS[self.hook],
                 map_layout.U32.pack(slot),

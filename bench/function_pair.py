@@ -59,24 +59,24 @@ class Statistics(NamedTuple):
     tx_ring_empty_descs: int
 
 
-def _code(*instructions: tuple[int, int, int, int]) -> bytes:
+def code(*instructions: tuple[int, int, int, int]) -> bytes:
     """Return a program from (operation, registers, offset, value) of each instruction."""
     return b"".join(struct.pack("=BBhi", *one) for one in instructions)
 
 
 def returning(verdict: int) -> bytes:
     """Return a program that gives every frame this verdict."""
-    return _code((0xB7, 0, 0, verdict), (0x95, 0, 0, 0))
+    return code((0xB7, 0, 0, verdict), (0x95, 0, 0, 0))
 
 
 def redirecting(ifindex: int) -> bytes:
     """Return a program that redirects every frame to an interface."""
-    return _code((0xB7, 1, 0, ifindex), (0xB7, 2, 0, 0), (0x85, 0, 0, _REDIRECT), (0x95, 0, 0, 0))
+    return code((0xB7, 1, 0, ifindex), (0xB7, 2, 0, 0), (0x85, 0, 0, _REDIRECT), (0x95, 0, 0, 0))
 
 
 def redirecting_to_sockets(xskmap: int) -> bytes:
     """Return a program that redirects every frame to the socket of its queue, or drops it where there is none."""
-    return _code(
+    return code(
         *((0x61, 0x12, 16, 0), (0x18, 0x11, 0, xskmap), (0, 0, 0, 0), (0xB7, 3, 0, 1)),
         *((0x85, 0, 0, _REDIRECT_MAP), (0x95, 0, 0, 0)),
     )

@@ -119,7 +119,7 @@ def differences(more: Sequence[float], less: Sequence[float], parts: int = 1) ->
 def compared(
     name: str, samples: Sequence[float], budget: float | None = None, *, at_most: bool = True, unit: str = "x"
 ) -> Comparison:
-    """Return the comparison of samples, of a ratio by default, with their budget: median, and bounds of half of them."""
+    """Return the comparison of samples, by default of a ratio, with a budget: median, and bounds of half of them."""
     one = measure(name, samples, unit)
     return Comparison(name, one.value, unit, budget, at_most, one.low, one.high)
 

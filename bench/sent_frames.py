@@ -113,9 +113,11 @@ class SentEntry:
     taught: bytes
     arrived: Received | None
     outcomes: Callable[[], int] | None = None
+    before: Callable[[], None] = lambda: None
 
     def turn(self, core: int) -> float:
         """Send the frames from one core and return nanoseconds a packet; LostFramesError when some do not arrive."""
+        self.before()
         call_in(self.host.wire, lambda: _send(self.taught, 1))
         start = self.arrived.packets() if self.arrived else 0
         counted = self.outcomes() if self.outcomes else 0

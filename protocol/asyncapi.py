@@ -69,6 +69,8 @@ _METHODS = {
     "peers": "What probes found out about the paths to other droplets, page by page.",
     "plan": "What a resync would change in the kernel now. Changes nothing.",
     "sweep": "Removes documents that the host keeps although the stream lacks them. Nothing else removes those.",
+    "function_maps": "The maps of one function, and the entries of one of them, page by page.",
+    "function_log": "What is installed of a function, and what the compiler or verifier said of a refused program.",
 }
 _DOCUMENT = "One to eight tokens of [a-z0-9][a-z0-9_-]{0,62} with dots between."
 _PARAMETERS: dict[str, dict[str, Any]] = {

@@ -130,7 +130,7 @@ def _object_mistakes(
                 errors.append(FieldError(f"{path}.{name}", ErrorCode.MISSING_FIELD, "this field is needed"))
             continue
         try:
-            value = msgspec.convert(item[name], field.type)
+            value = msgspec.convert(item[name], field.type, builtin_types=(bytes,))
             if name in texts:
                 texts[name](value)
         except msgspec.ValidationError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -20,6 +20,11 @@ KindName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": KINDS})]
 RouteName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ROUTES})]
 PeerState = Annotated[str, msgspec.Meta(extra_json_schema={"enum": PEER_STATES})]
 EncapsulationName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ENCAPSULATIONS})]
+
+
+FieldValue: TypeAlias = int | bytes | tuple[int, ...]
+MapValue: TypeAlias = FieldValue | dict[str, FieldValue]
+"""A key or value of a function's map."""
 
 
 class GetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,6 +143,73 @@ class SweepReply(msgspec.Struct, frozen=True):
     documents: tuple[str, ...]
 
 
+class FunctionMapsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A function's own maps, and, if `map` names one of them, its entries from the first or from `after` on."""
+
+    function: Name
+    map: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    after: Annotated[bytes, msgspec.Meta(max_length=256)] = b""
+    limit: Limit = 100
+
+
+class FunctionMap(msgspec.Struct, frozen=True):
+    """A map of a function: its type as in its source (`hash`, `lru_hash`, ...), and sizes in bytes.
+
+    `per_cpu` maps have a value for each possible CPU.
+    """
+
+    name: str
+    type: str
+    key_size: int
+    value_size: int
+    max_entries: int
+    per_cpu: bool = False
+
+
+class FunctionMapEntry(msgspec.Struct, frozen=True):
+    """An entry: `values` has one value, or one for each CPU.
+
+    A key or value is a number, a map of fields by name where the program describes them (such as `address.low`; of an
+    array of numbers all of them), or the bytes.
+    """
+
+    key: MapValue
+    values: tuple[MapValue, ...]
+
+
+class FunctionMapsReply(msgspec.Struct, frozen=True):
+    """All maps, and one page of entries; `next` is the `after` of the next one, empty at the end.
+
+    In arrays, entries of zeros are left out, so a page may be empty and have a `next`. Entries that come or go
+    meanwhile may be missing or come twice.
+    """
+
+    maps: tuple[FunctionMap, ...]
+    entries: tuple[FunctionMapEntry, ...] = ()
+    next: bytes = b""
+
+
+class FunctionLogRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ask for what is known of a function's programs."""
+
+    function: Name
+
+
+class FunctionLogReply(msgspec.Struct, frozen=True):
+    """What is known of a function's programs, as text for people.
+
+    `document` lists the function, `revision` is its newest revision with it. `installed` describes what runs now, empty
+    if nothing does. `refused` is the output of the compiler or the verifier for the newest revision's program, empty
+    if it is not refused, or was refused before the agent's start; a long one is cut at its beginning.
+    """
+
+    document: str
+    revision: int
+    point: str
+    installed: str = ""
+    refused: str = ""
+
+
 class Method(NamedTuple):
     """The request and reply types of one verb.
 
@@ -165,6 +237,8 @@ METHODS = {
     "peers": Method(PeersRequest, PeersReply),
     "plan": Method(None, PlanReply),
     "sweep": Method(SweepRequest, SweepReply, needs=("documents", "objects")),
+    "function_maps": Method(FunctionMapsRequest, FunctionMapsReply),
+    "function_log": Method(FunctionLogRequest, FunctionLogReply),
 }
 """Every verb of `subjects.RPC_VERBS`."""
 ERRORS = {

@@ -179,6 +179,27 @@ class EndpointTraffic(msgspec.Struct, frozen=True):
     dropped: Traffic
 
 
+class FunctionTraffic(msgspec.Struct, frozen=True):
+    """One function's counters since it got its slot; bytes are those of the frames that it received.
+
+    `received` is the sum of packets by verdict and of `faults`: packets for which it returned no verdict that is valid
+    at its point, or which it made unusable. `reasons` counts drops by the function's own reason, 0 to 15, those that
+    occurred. `samples` is the number of frames whose time was measured, `mean_ns` the mean of these times.
+    """
+
+    function: str
+    point: str
+    received: Traffic
+    went_on: int = 0
+    dropped: int = 0
+    sent_back: int = 0
+    sent_to: int = 0
+    faults: int = 0
+    reasons: dict[str, int] = {}
+    samples: int = 0
+    mean_ns: float = 0.0
+
+
 class Probes(msgspec.Struct, frozen=True):
     """Probes of other droplets since the agent's start.
 
@@ -206,7 +227,7 @@ class LostFrames(msgspec.Struct, frozen=True):
 
 
 class Counters(msgspec.Struct, frozen=True):
-    """Telemetry of kind `counters`: every outcome of a packet by name, each local endpoint's traffic, and probes.
+    """Telemetry of kind `counters`: outcomes of packets by name, traffic of endpoints and functions, and probes.
 
     `lost` are frames that count as forwarded or answered in `outcomes` and were dropped by the kernel afterwards: what
     really left is the one less the other. `lost_unknown` says why that is not counted on this host, empty where it is;
@@ -223,3 +244,4 @@ class Counters(msgspec.Struct, frozen=True):
     lost: tuple[LostFrames, ...] = ()
     lost_unknown: str = ""
     lost_at_tc: str = ""
+    functions: tuple[FunctionTraffic, ...] = ()

@@ -10,7 +10,10 @@ PREFIX = "droplet.v1"
 _HOST = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _DOCUMENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}(\.[a-z0-9][a-z0-9_-]{0,62}){0,7}")
 
-RPC_VERBS = ("status", "get", "documents", "counters", "path", "peers", "plan", "sweep")
+RPC_VERBS = (
+    *("status", "get", "documents", "counters", "path", "peers", "plan", "sweep"),
+    *("function_maps", "function_log"),
+)
 """The methods that a host serves, each on `droplet.v1.<host>.rpc.<verb>`."""
 
 

@@ -9,13 +9,14 @@ import click
 import msgspec
 
 from agent.cli import tables
+from agent.cli.function_tables import plain_traffic, traffic
 from agent.cli.hosts import of_all, require_all, run
 from agent.cli.options import host_name, host_or_option, output_option, seconds
 from agent.cli.output import TABLES, machine
 from agent.cli.session import Access, Session
 from protocol import rpc
 from protocol.documents import KINDS
-from protocol.status import Counters, Status
+from protocol.status import Counters, FunctionTraffic, Status
 
 
 @click.command()
@@ -57,6 +58,8 @@ def status(access: Access, host: str | None, output: str) -> None:
 def get(access: Access, kind: str, host: str | None, output: str) -> None:
     """List the objects of one KIND that are in force on the hosts, or their documents.
 
+    Functions are listed with their counters.
+
     \b
     Examples:
       dropletctl get endpoints
@@ -71,16 +74,32 @@ def get(access: Access, kind: str, host: str | None, output: str) -> None:
         call = await bus.call(host)
         found = await of_all(call.present, ask)
         rows = [(name, item) for name, items in found.items() for item in items]
+        counted = await _function_traffic(bus, [name for name, items in found.items() if kind == "functions" and items])
         if output not in TABLES:
             plain = [{"host": name, **tables.without_host(msgspec.to_builtins(item))} for name, item in rows]
+            for one in plain if kind == "functions" else ():
+                one["counters"] = [
+                    plain_traffic(item) for name, item in counted if (name, item.function) == (one["host"], one["id"])
+                ]
             click.echo(machine(plain, output), nl=False)
         elif found and kind == "documents":
             tables.acknowledgements(rows, output == "wide")
         elif found:
             tables.objects(kind, rows, output == "wide")
+            traffic(counted, output == "wide")
         require_all(len(found), len(call.present) + len(call.absent))
 
     run(access, work)
+
+
+async def _function_traffic(bus: Session, hosts: list[str]) -> list[tuple[str, FunctionTraffic]]:
+    """Return the counters of all functions on some hosts."""
+
+    async def ask(name: str) -> Counters:
+        return await bus.ask(name, "counters", None, Counters)
+
+    found = await of_all(hosts, ask)
+    return [(name, item) for name, counters in found.items() for item in counters.functions]
 
 
 @click.command()

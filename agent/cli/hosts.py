@@ -9,15 +9,18 @@ from typing import Any, TypeVar
 import click
 
 from agent.cli.session import Access, RequestFailed, Session, session
+from protocol import permissions
 
 T = TypeVar("T")
 
 
-def run(access: Access, work: Callable[[Session], Coroutine[Any, Any, None]]) -> None:
-    """Run a command on a connection to the bus, until it ends or is interrupted."""
+def run(
+    access: Access, work: Callable[[Session], Coroutine[Any, Any, None]], inbox: str = permissions.OPERATOR_INBOX
+) -> None:
+    """Run a command on a connection to the bus, until it ends or is interrupted. `inbox`: see `session`."""
 
     async def connected() -> None:
-        async with session(access) as bus:
+        async with session(access, inbox) as bus:
             await work(bus)
 
     try:

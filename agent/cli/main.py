@@ -8,7 +8,7 @@ import click
 
 from agent import __version__
 from agent.bus.connection.settings import BusSettings
-from agent.cli import host_commands, message_commands
+from agent.cli import function_commands, host_commands, message_commands
 from agent.cli.configuration import Configuration, read_configuration
 from agent.cli.options import seconds
 from agent.cli.session import Access
@@ -62,6 +62,7 @@ def main(
       dropletctl get endpoints --host h1     the endpoints in force on a host
       dropletctl acks --watch                acknowledgements as they arrive
       dropletctl path h1 web-1 10.0.1.7      the path that a packet would take
+      dropletctl function f1 maps            the entries of a function's own maps
       droplet-lab ctl -- status              in a lab, with the lab's own file
 
     Every option can come from the environment: DROPLETCTL_CONFIG, DROPLETCTL_SERVER, DROPLETCTL_TLS_CA_FILE and so on.
@@ -94,6 +95,7 @@ for command in (
     host_commands.sweep,
     message_commands.acks,
     message_commands.events,
+    function_commands.function,
 ):
     main.add_command(command)
 

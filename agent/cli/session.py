@@ -6,7 +6,7 @@ import asyncio
 import ctypes
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -38,9 +38,16 @@ PAGE = 500
 
 
 class RequestFailed(click.ClickException):
-    """A host does not reply, replies with an error, or has nothing of what was asked for."""
+    """A host does not reply, replies with an error, or has nothing of what was asked for.
+
+    `code` is that of the host's error, 0 without.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Unreachable(click.ClickException):
@@ -109,13 +116,18 @@ class Session:
             raise RequestFailed(f"{host} did not answer within {self._access.timeout:g} seconds (--timeout)") from None
         headers = answer.headers or {}
         if "Nats-Service-Error" in headers:
-            raise RequestFailed(f"{host}: {headers['Nats-Service-Error']}")
+            code = headers.get("Nats-Service-Error-Code", "")
+            raise RequestFailed(f"{host}: {headers['Nats-Service-Error']}", int(code) if code.isdecimal() else 0)
         try:
             return codec.decode(answer.data, into)
         except DocumentError as error:
             raise RequestFailed(
                 f"the reply of {host} cannot be decoded; its agent may have another version: {error}"
             ) from None
+
+    async def permitted(self, work: Awaitable[T], subject: str) -> T:
+        """Await work that publishes to a subject and waits for answers; raise PermissionDenied if it is refused."""
+        return await self._permission_errors.unless(work, subject)
 
     async def hosts(self) -> list[str]:
         """Return the hosts whose agents answer a ping, sorted."""
@@ -274,19 +286,22 @@ def read_acknowledgement(subject: str, body: bytes) -> tuple[str, Acknowledgemen
 
 
 @asynccontextmanager
-async def session(access: Access) -> AsyncIterator[Session]:
-    """Connect for the duration of a block, to the first server that accepts; raise Unreachable if none does."""
+async def session(access: Access, inbox: str = permissions.OPERATOR_INBOX) -> AsyncIterator[Session]:
+    """Connect for the duration of a block, to the first server that accepts; raise Unreachable if none does.
+
+    `inbox` is the prefix of the subjects for replies that the credentials may subscribe to.
+    """
     if access.netns:
         enter_netns(access.netns)
     reasons = []
-    permission_errors = PermissionErrors(permissions.OPERATOR_INBOX)
+    permission_errors = PermissionErrors(inbox)
     for server in access.settings.servers:
         try:
             connection = await connect(
                 server,
                 access.settings,
                 name="dropletctl",
-                inbox_prefix=permissions.OPERATOR_INBOX,
+                inbox_prefix=inbox,
                 on_error=permission_errors.take,
             )
         except Exception as error:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from agent.cli import function_tables
 from agent.cli.output import NO_ANSWER, duration, table
 from agent.core.kinds import catalogue
 from agent.datapath.bpf import outcomes
@@ -277,6 +278,7 @@ def plain_counters(now: Counters) -> dict[str, Any]:
             }
             for item in now.endpoints
         ],
+        "functions": [function_tables.plain_traffic(item) for item in now.functions],
         "lost": [msgspec.structs.asdict(item) for item in now.lost],
         "lost_unknown": now.lost_unknown,
         "lost_at_tc": now.lost_at_tc,
@@ -284,7 +286,9 @@ def plain_counters(now: Counters) -> dict[str, Any]:
 
 
 def counters(now: Counters, before: Counters | None, rates: bool, wide: bool) -> None:
-    """Print the outcomes that occurred, with their rate since `before` if `rates`, and each endpoint's packets.
+    """Print the outcomes that occurred, and packets of endpoints and functions.
+
+    With `rates` outcomes have their rate since `before`.
 
     Outcomes are grouped as in docs/outcomes.md; those that only a newer agent knows are in the last group.
     """
@@ -306,6 +310,7 @@ def counters(now: Counters, before: Counters | None, rates: bool, wide: bool) ->
     if endpoints:
         click.echo()
         table(("ENDPOINT", "SENT", "SENT DIRECT", "DELIVERED", "DROPPED"), endpoints, "", wide)
+    function_tables.traffic([(now.host, item) for item in now.functions], wide, hosts=False)
     _losses(now, wide)
 
 

@@ -137,6 +137,8 @@ class Kernel:
         self._gro = TunnelGro(netlink, config.instance, config.features)
         self._follower = ModeFollower(netlink, self.modes, self.transit, self.links, self._owns, uplinks)
         self._functions = self._compose_functions(tc)
+        self.function_reader = self._functions.reader if self._functions is not None else None
+        """Reads functions' maps and programs for queries; None where functions are off."""
         self.executor = Executor(loaded.maps, self.links, self.transit, self._follower, self._functions)
         self.neighbours = NeighbourWatch(uplinks, loaded.maps[MapName.NEXT_HOPS])
         self._feature_events: FeatureEvents | None = None
@@ -257,6 +259,10 @@ class Kernel:
     def clear_endpoint_counters(self, slot: int) -> None:
         """Set one slot's counters to zero, for a slot that is reused for another endpoint."""
         self.queries.clear_endpoint_counters(slot)
+
+    def clear_function_counters(self, index: int) -> None:
+        """Set the counters of one index in the jump tables to zero, for a slot that is assigned anew."""
+        self.queries.clear_function_counters(index)
 
     async def uplinks(self) -> tuple[Uplink, ...]:
         """Read the uplinks, and change nothing; OSError (ENODEV) when one is gone."""

@@ -77,3 +77,7 @@ class KernelPort(Protocol):
     def clear_endpoint_counters(self, slot: int) -> None:
         """Set the counters of an endpoint's slot to zero."""
         ...
+
+    def clear_function_counters(self, index: int) -> None:
+        """Set the counters of a function's index in the jump tables to zero."""
+        ...

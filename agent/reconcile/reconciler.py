@@ -306,7 +306,7 @@ class Reconciler:
         examined: set[str] = set()
         retried = False
         while True:
-            slots = self.desired.resolved.slots
+            slots, indexes = self.desired.resolved.slots, self.desired.resolved.stage_indexes
             change = self.desired.resolve(removing=self.in_sync)
             if not change.affected:
                 return examined
@@ -317,6 +317,9 @@ class Reconciler:
                 slot = change.after.veths[endpoint].ifindex - IFINDEX_BASE
                 if slots.get(endpoint) != slot:  # otherwise its interface is only put again, and its counters continue
                     self._kernel.clear_endpoint_counters(slot)
+            for place, index in self.desired.resolved.stage_indexes.items():
+                if indexes.get(place) != index:
+                    self._kernel.clear_function_counters(index)
             actions = self.removals.allowed(plan_change(change.before, change.after), change.affected)
             self.results.take_change(change, await self._kernel.executor.run(actions))
             if not retried and removes_veths(actions):

@@ -22,6 +22,7 @@ from agent.probe.prober import Prober
 from agent.reconcile.acknowledgements import acknowledgement
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.resync import Resync
+from agent.report.function_queries import function_log, function_maps
 from agent.report.status_messages import peer_path
 from agent.report.trace import TraceInput, trace
 from protocol import codec
@@ -32,6 +33,8 @@ from protocol.rpc import (
     METHODS,
     DocumentsReply,
     DocumentsRequest,
+    FunctionLogRequest,
+    FunctionMapsRequest,
     GetRequest,
     PathReply,
     PathRequest,
@@ -95,6 +98,8 @@ class Queries:
                 return codec.encode(await self._plan())
             case "sweep":
                 return codec.encode(await self._sweep(_decode(body, SweepRequest)))
+            case "function_maps" | "function_log":
+                return codec.encode(await self._of_function(verb, body))
         raise unknown_method(verb)
 
     @property
@@ -182,6 +187,13 @@ class Queries:
         if held is None or id_ not in self._desired.veths:
             raise RpcError(404, f"endpoint {id_!r} is not on this host")
         return next(endpoint for endpoint in held.document().endpoints if endpoint.id == id_)
+
+    async def _of_function(self, verb: str, body: bytes) -> msgspec.Struct:
+        if verb == "function_maps":
+            asked = _decode(body, FunctionMapsRequest)
+            return await function_maps(self._desired, self._kernel.function_reader, asked)
+        question = _decode(body, FunctionLogRequest)
+        return await function_log(self._desired, self._kernel.function_reader, question)
 
     def _peers(self, request: PeersRequest) -> PeersReply:
         elapsed = self._now() - time.monotonic()

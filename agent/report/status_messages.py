@@ -10,13 +10,14 @@ from typing import NamedTuple
 from agent import __version__
 from agent.core.config.desired_state import Desired
 from agent.core.config.truncation import first, listed
+from agent.core.functions.stages import Point
 from agent.core.kinds import catalogue
 from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.hooks import Hook
 from agent.core.model.resolved_state import ResolvedState
 from agent.core.model.uplinks import Uplink
 from agent.core.probe.paths import Counts, View
-from agent.datapath.bpf.map_queries import EndpointCounters, Traffic
+from agent.datapath.bpf.map_queries import EndpointCounters, FunctionCounters, Traffic
 from agent.datapath.nexthop.neighbours import Unresolved
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.resync import Resync
@@ -30,6 +31,7 @@ from protocol.status import (
     AgentState,
     Counters,
     Fault,
+    FunctionTraffic,
     LostFrames,
     NarrowPath,
     ObjectCounts,
@@ -40,6 +42,7 @@ from protocol.status import (
 from protocol.subjects import config_of
 
 NO_HOOKS: Mapping[str, int] = MappingProxyType({})
+NO_FUNCTIONS: Mapping[tuple[str, int], FunctionCounters] = MappingProxyType({})
 AT_TC = frozenset(UPLINK_HOOKS) - {Hook.XDP, "none"}
 """The ways in which programs are attached at tc."""
 MOST_ADDRESSES = 100
@@ -206,8 +209,9 @@ def counters(
     lost: tuple[LostFrames, ...] = (),
     lost_unknown: str = "",
     lost_at_tc: str = "",
+    functions: Mapping[tuple[str, int], FunctionCounters] = NO_FUNCTIONS,
 ) -> Counters:
-    """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint."""
+    """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint, `functions` by id and point."""
     return Counters(
         host=host,
         at=now,
@@ -221,6 +225,23 @@ def counters(
         lost=lost,
         lost_unknown=lost_unknown,
         lost_at_tc=lost_at_tc,
+        functions=tuple(_function_traffic(id_, Point(point), one) for (id_, point), one in sorted(functions.items())),
+    )
+
+
+def _function_traffic(id_: str, point: Point, found: FunctionCounters) -> FunctionTraffic:
+    return FunctionTraffic(
+        id_,
+        point.label,
+        status.Traffic(*found.received),
+        found.went_on,
+        found.dropped,
+        found.sent_back,
+        found.sent_to,
+        found.faults,
+        reasons={str(reason): packets for reason, packets in found.reasons.items()},
+        samples=found.samples,
+        mean_ns=round(found.sampled_ns / found.samples, 1) if found.samples else 0.0,
     )
 
 

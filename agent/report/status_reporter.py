@@ -11,8 +11,11 @@ from pathlib import Path
 import msgspec
 
 from agent import __version__
+from agent.core.faults.function_faults import FailingFunction, FunctionWatch
 from agent.core.faults.lost_frames import LossWatch, lost_frames, unsent_frames
+from agent.core.functions.stages import Point
 from agent.core.model.endpoint_slots import IFINDEX_BASE
+from agent.datapath.bpf.map_queries import FunctionCounters
 from agent.datapath.kernel import Kernel
 from agent.probe.prober import Prober
 from agent.reconcile.reconciler import Reconciler
@@ -52,6 +55,7 @@ class StatusReporter:
         self._faults = faults
         self._outlet = outlet
         self._losses = LossWatch()
+        self._failing = FunctionWatch()
 
     def status(self) -> Status:
         """Return the host's status now."""
@@ -89,7 +93,8 @@ class StatusReporter:
             lost += unsent_frames(kernel.read_device_losses())
         host, now = self._settings.host, time.time()
         at_tc = losses_at_tc(kernel.transit_hooks(), self._endpoint_hooks())
-        return counters(host, now, outcomes, endpoints, places, self._prober.counts, lost, unknown, at_tc)
+        counts, functions = self._prober.counts, self._function_counters()
+        return counters(host, now, outcomes, endpoints, places, counts, lost, unknown, at_tc, functions)
 
     async def send_status(self) -> None:
         """Publish the status."""
@@ -117,6 +122,23 @@ class StatusReporter:
         self._faults.report("functions", self._kernel.function_faults())
         self._losses.look(self._kernel.failures.read(), time.monotonic())
         self._faults.report("losses", self._losses.faults(self._name_of))
+        self._failing.look(self._function_faults(), time.monotonic())
+        self._faults.report("functions", self._failing.faults())
+
+    def _function_counters(self) -> dict[tuple[str, int], FunctionCounters]:
+        """Return the counters of the functions in force, by id and stage point."""
+        resolved = self._reconciler.desired.resolved
+        indexes = {place: index for place, index in resolved.stage_indexes.items() if place[0] in resolved.functions}
+        found = self._kernel.queries.read_function_counters(indexes.values())
+        return {place: found[index] for place, index in indexes.items() if index in found}
+
+    def _function_faults(self) -> dict[FailingFunction, int]:
+        """Return how often each function in force failed."""
+        functions = self._reconciler.desired.resolved.functions
+        return {
+            FailingFunction(id_, Point(point).label, functions[id_].on_fault == "closed"): one.faults
+            for (id_, point), one in self._function_counters().items()
+        }
 
     def _endpoint_hooks(self) -> Mapping[str, int]:
         """Return the number of this host's endpoints by the hook at which their program was last seen, or `none`."""

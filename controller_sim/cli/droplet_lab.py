@@ -95,7 +95,7 @@ def up(lab: Lab, topology: Path, timeout: float) -> None:
 
     If a step fails, or on Ctrl-C, the lab is taken down again and the reason is shown.
     """
-    report = bring_up(lab, topology.read_text(encoding="utf-8"), str(topology), timeout)
+    report = bring_up(lab, topology.read_text(encoding="utf-8"), str(topology), timeout, topology.parent)
     screen.console.print(screen.report_table(report))
 
 
@@ -111,7 +111,7 @@ def apply(lab: Lab, topology: Path, timeout: float) -> None:
     Endpoints, networks, VPCs and roles can be added, removed and moved; droplets cannot be changed. An endpoint
     that moves to another host keeps its namespace, name, MAC and addresses, and with them its connections.
     """
-    lab.adopt(topology.read_text(encoding="utf-8"), str(topology))
+    lab.adopt(topology.read_text(encoding="utf-8"), str(topology), topology.parent)
     prepare(lab)
     report, progress = publish(lab, timeout)
     lab.remove_endpoint_namespaces()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from pathlib import Path
 
 from controller_sim.cli import screen
 from controller_sim.control.convergence import Report
@@ -12,10 +13,10 @@ from controller_sim.lab.lab import Lab
 from controller_sim.lab.state import LabError
 
 
-def bring_up(lab: Lab, text: str, source: str, timeout: float = 60.0) -> Report:
+def bring_up(lab: Lab, text: str, source: str, timeout: float = 60.0, folder: Path | None = None) -> Report:
     """Build a lab, start its agents, publish, and wait until the first packet would arrive; on failure take it down."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    lab.up(text, source)
+    lab.up(text, source, folder)
     try:
         prepare(lab)
         for host in lab.topology().hosts:

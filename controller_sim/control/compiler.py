@@ -2,7 +2,8 @@
 
 Each host gets the underlay (`underlay`: all droplets); each VPC in which it has an endpoint or a role (`vpc.<id>`,
 with the networks that it needs); its own endpoints (`endpoint.<id>`, one document each, so that nothing else ever
-touches a tenant's interface); and, where it bounces a network, all endpoints of other hosts (`network.<id>.<part>`).
+touches a tenant's interface) and functions (`function.<id>`); and, where it bounces a network, all endpoints of other
+hosts (`network.<id>.<part>`).
 """
 
 from __future__ import annotations
@@ -80,7 +81,23 @@ def _host_documents(
             if own & set(placement.bouncers[network.name]):
                 remote = [item for item in by_network[network.name] if item.droplet not in own]
                 documents |= cut(f"network.{network.name}", remote, max_endpoints)
-    return documents
+    return documents | _function_documents(topology, host, documents)
+
+
+def _function_documents(topology: t.Topology, host: str, others: Mapping[str, Document]) -> dict[str, Document]:
+    """Return the functions of a host: those that name it, and those that name none if it knows what they refer to."""
+    vpcs = {one.id for document in others.values() for one in document.vpcs}
+    networks = {one.id for document in others.values() for one in document.networks}
+
+    def knows(one: t.Function) -> bool:
+        referred = {one.vpc, *one.scope.get("vpcs", ())} - {""}
+        return referred <= vpcs and networks.issuperset(one.scope.get("networks", ()))
+
+    return {
+        f"function.{one.name}": Document(functions=(one.document(),))
+        for one in topology.functions.values()
+        if (host in one.hosts if one.hosts else knows(one))
+    }
 
 
 def _networks_known(

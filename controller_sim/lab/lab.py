@@ -30,7 +30,7 @@ from controller_sim.lab.state import (
     command_of,
     control_settings,
 )
-from controller_sim.topology.file import TopologyError, parse_topology
+from controller_sim.topology.file import TopologyError, files_in, parse_topology
 from controller_sim.topology.ipam import allocate
 from controller_sim.topology.model import Topology
 from controller_sim.topology.placement import Placement, place
@@ -52,7 +52,7 @@ class Lab:
 
     def topology(self) -> Topology:
         """Return the topology that is in force."""
-        return parse_topology(self.paths.load().topology, f"lab {self.name}")
+        return self.paths.load().parsed(f"lab {self.name}")
 
     def placement(self) -> Placement:
         """Return the bouncers and dividers."""
@@ -84,12 +84,12 @@ class Lab:
 
     # Up
 
-    def up(self, text: str, source: str = "topology") -> None:
+    def up(self, text: str, source: str = "topology", folder: Path | None = None) -> None:
         """Build everything but the documents: namespaces, server, agents; on failure take it down again.
 
-        Raises TopologyError, LabError or UnderlayError.
+        `folder` has the files that the topology names. Raises TopologyError, LabError or UnderlayError.
         """
-        topology = parse_topology(text, source)
+        topology = _parsed(text, source, folder)
         if os.geteuid() != 0:
             raise LabError("droplet-lab needs root: it makes network namespaces and loads BPF programs")
         if self.exists:
@@ -104,7 +104,7 @@ class Lab:
     def _build(self, topology: Topology, text: str) -> None:
         assignments = allocate(topology)
         self._make_directories()
-        self.paths.save(State(text, assignments, namespaces=self.names.of(topology)))
+        self.paths.save(State(text, assignments, namespaces=self.names.of(topology), files=topology.files))
         self.say(f"underlay {', '.join(topology.underlay.cidrs)}, {len(topology.droplets)} droplets")
         underlay.build(self.names, topology)
         self.add_endpoint_namespaces(topology)
@@ -137,12 +137,12 @@ class Lab:
         for endpoint in topology.endpoints:
             underlay.add_endpoint(self.names, endpoint)
 
-    def adopt(self, text: str, source: str = "topology") -> Topology:
+    def adopt(self, text: str, source: str = "topology", folder: Path | None = None) -> Topology:
         """Take another topology as the one in force; its endpoints get namespaces. Nothing is published yet.
 
         TopologyError when it is none, LabError when it changes droplets or the underlay, which are wires.
         """
-        topology = parse_topology(text, source)
+        topology = _parsed(text, source, folder)
         state = self.paths.load()
         before = self.topology()
         if _wires(topology) != _wires(before):
@@ -163,7 +163,7 @@ class Lab:
         self.paths.save(state)  # before they are created: an `apply` that is killed leaves nothing that `down` misses
         self.add_endpoint_namespaces(topology)
         state.assignments = assignments
-        state.topology = text
+        state.topology, state.files = text, topology.files
         self.paths.save(state)
         return topology
 
@@ -307,6 +307,10 @@ class Lab:
             shutil.rmtree(self.paths.pins(settings.stem), ignore_errors=True)
         with contextlib.suppress(OSError):
             self.paths.pins("any").parent.rmdir()
+
+
+def _parsed(text: str, source: str, folder: Path | None) -> Topology:
+    return parse_topology(text, source) if folder is None else parse_topology(text, source, files_in(folder))
 
 
 def _wires(topology: Topology) -> tuple[object, ...]:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ from controller_sim.control.bus import Access
 from controller_sim.lab.nats_server import CONTROLLER, OPERATOR, ServerFiles, in_url, public_key
 from controller_sim.lab.processes import Process
 from controller_sim.lab.underlay import Names
+from controller_sim.topology.file import parse_topology
 from controller_sim.topology.ipam import Assignment
 from controller_sim.topology.model import Topology
 
@@ -37,6 +38,7 @@ def command_of(lab: str) -> str:
 class State(msgspec.Struct):
     """What is written down. `agents` and `server` hold what was started last, whether it still runs or not.
 
+    `files` are those that the topology names, as they were when it was read.
     `namespaces` holds those that the lab has created or is about to create: `down` removes them and no others.
     """
 
@@ -45,6 +47,11 @@ class State(msgspec.Struct):
     agents: dict[str, Process] = {}
     server: Process | None = None
     namespaces: list[str] = []
+    files: dict[str, bytes] = {}
+
+    def parsed(self, source: str) -> Topology:
+        """Return the topology with the files that it names; TopologyError when it is none."""
+        return parse_topology(self.topology, source, self.files.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +150,7 @@ cache = "{cache}"
 bpffs = "{BPFFS}"
 
 {data_plane_settings(topology)}
+{function_settings(topology)}
 {bus_settings(reach)}trusted_publishers = ["{public_key(paths.server.seed(CONTROLLER).read_bytes())}"]
 
 [log]
@@ -167,8 +175,15 @@ def data_plane_settings(topology: Topology) -> str:
     return "\n".join(["[data_plane]", *lines, ""]) if lines else ""
 
 
-def _toml(value: int | Sequence[str]) -> str:
-    return json.dumps(value if isinstance(value, int) else list(value))
+def function_settings(topology: Topology) -> str:
+    """Return the [functions] table of an agent's settings, nothing where the topology says nothing of it."""
+    settings = topology.agents.functions
+    lines = [f"{key} = {_toml(value)}" for key, value in asdict(settings).items() if value]
+    return "\n".join(["[functions]", *lines, ""]) if lines else ""
+
+
+def _toml(value: int | str | Sequence[str]) -> str:
+    return json.dumps(value if isinstance(value, int | str) else list(value))
 
 
 def bus_settings(reach: Access) -> str:

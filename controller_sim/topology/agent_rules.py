@@ -1,4 +1,4 @@
-"""The rules of a topology file for the agents' settings: hooks, the mode of XDP, ports and families."""
+"""The rules of a topology file for the agents' settings: hooks, the mode of XDP, ports, families and functions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 
 from controller_sim.topology.fields import add, choice, name_of
+from controller_sim.topology.function_rules import settings_of
 from controller_sim.topology.model import GENEVE_PORT, VXLAN_PORT, Agents, Droplet, Hooks, Network, Wires
 from controller_sim.topology.reader import Reader
 
@@ -31,8 +32,9 @@ def agents_of(root: Reader, droplets: Iterable[Droplet], networks: Iterable[Netw
         section = _data_plane(
             Reader(reader.node["data_plane"], "agents.data_plane", line, root.mistakes), droplets, networks
         )
+    functions = settings_of(reader)
     reader.finish()
-    return Agents(mode, hooks, tuple(hosts.items()), tuple(section.items()))
+    return Agents(mode, hooks, tuple(hosts.items()), tuple(section.items()), functions)
 
 
 def _hooks(reader: Reader, wires: Wires) -> Hooks:

@@ -5,12 +5,14 @@ Owns the file as a whole; what a topology is stands in `model.py`, what may be i
 
 from __future__ import annotations
 
+from errno import ENOENT
 from io import StringIO
 from pathlib import Path
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
+from controller_sim.topology.function_rules import Files
 from controller_sim.topology.model import Topology
 from controller_sim.topology.reader import Mistake, Reader
 from controller_sim.topology.rules import build
@@ -27,11 +29,23 @@ class TopologyError(ValueError):
 
 def read_topology(path: Path) -> Topology:
     """Read a file; TopologyError when it is no topology, OSError when it cannot be read."""
-    return parse_topology(path.read_text(encoding="utf-8"), str(path))
+    return parse_topology(path.read_text(encoding="utf-8"), str(path), files_in(path.parent))
 
 
-def parse_topology(text: str, source: str = "topology") -> Topology:
-    """Return the topology that a YAML text describes, or raise TopologyError with all mistakes."""
+def files_in(folder: Path) -> Files:
+    """Return what reads the files that a topology in this folder names."""
+    return lambda name: (folder / name).read_bytes()
+
+
+def _no_files(name: str) -> bytes:
+    raise FileNotFoundError(ENOENT, "this topology is no file, and has none beside it", name)
+
+
+def parse_topology(text: str, source: str = "topology", files: Files = _no_files) -> Topology:
+    """Return the topology that a YAML text describes, or raise TopologyError with all mistakes.
+
+    `files` reads the files that it names.
+    """
     yaml = YAML(typ="rt")
     try:
         root = yaml.load(StringIO(text))
@@ -41,7 +55,7 @@ def parse_topology(text: str, source: str = "topology") -> Topology:
         raise TopologyError(source, [Mistake(line, "the file", f"not YAML: {error.problem or error}")]) from None
     mistakes: list[Mistake] = []
     reader = Reader(root, "", 1, mistakes)
-    topology = build(reader) if reader.is_map() else None
+    topology = build(reader, files) if reader.is_map() else None
     if mistakes or topology is None:
         raise TopologyError(source, mistakes)
     return topology

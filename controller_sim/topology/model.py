@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
+
+from protocol import documents
 
 GENEVE_PORT, VXLAN_PORT = 6081, 4789
 """UDP ports of tunnels, where the file says nothing of them."""
@@ -74,6 +76,56 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Function:
+    """A user's program at a stage point. The other fields are those of the document's function.
+
+    `form` is how the program is given, `source`, `object` or `file`; `path` is the file as the topology names it, and
+    `content` what it holds, empty for a `file`, which only hosts have. `scope` has ids by kind. No `hosts`: all that
+    know what it refers to.
+    """
+
+    name: str
+    point: str
+    form: str
+    path: str
+    content: bytes
+    vpc: str = ""
+    scope: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
+    order: int = 0
+    configuration: bytes = b""
+    on_fault: str = "open"
+
+    def document(self) -> documents.Function:
+        """Return it as documents list it."""
+        given: Any = self.path if self.form == "file" else self.content
+        if self.form == "source":
+            given = self.content.decode()
+        return documents.Function(
+            self.name,
+            cast(Any, self.point),
+            documents.FunctionProgram(**{self.form: given}),
+            self.order,
+            self.vpc,
+            documents.FunctionScope(**self.scope),
+            self.configuration,
+            cast(Any, self.on_fault),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSettings:
+    """The agents' settings for functions: the forms of programs that they accept, their folder, and whose are free.
+
+    `host_wide` are the names of documents whose functions need not name a VPC.
+    """
+
+    accept: tuple[str, ...] = ()
+    folder: str = ""
+    host_wide: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Subnet:
     """Hosts on one bridge. `mtu` in bytes is that of their interfaces, `router_mtu` that of the router's port there."""
 
@@ -133,6 +185,7 @@ class Agents:
     hooks: Hooks = Hooks()
     host_hooks: tuple[tuple[str, Hooks], ...] = ()
     data_plane: tuple[tuple[str, int | tuple[str, ...]], ...] = ()
+    functions: FunctionSettings = FunctionSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +199,7 @@ class Topology:
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     seed: int = 0
     agents: Agents = Agents()
+    functions: dict[str, Function] = field(default_factory=dict)
 
     def vpc_of(self, endpoint: str) -> Vpc:
         """Return the VPC in which an endpoint lives."""
@@ -155,6 +209,11 @@ class Topology:
     def hosts(self) -> list[str]:
         """The hosts with an agent, in the file's order."""
         return list(dict.fromkeys(droplet.host for droplet in self.droplets.values() if not droplet.peer))
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The files beside the topology that it names, with their contents."""
+        return {one.path: one.content for one in self.functions.values() if one.form != "file"}
 
     @property
     def peers(self) -> list[Droplet]:

@@ -22,6 +22,7 @@ from controller_sim.topology.fields import (
     optional,
     repeats_a_family,
 )
+from controller_sim.topology.function_rules import Files, Known, functions_of
 from controller_sim.topology.model import Endpoint, Members, Network, Topology, Vpc, capacity_of, cidr_of, gateway_of
 from controller_sim.topology.reader import Reader
 from controller_sim.topology.underlay_rules import EDGES, WIRES, droplets_of, underlay_of
@@ -31,8 +32,8 @@ from protocol.documents import MAX_MEMBERS
 _PATTERN = re.compile(r"^[a-z0-9{][a-z0-9{}-]*$")
 
 
-def build(root: Reader) -> Topology | None:
-    """Return the topology, or None; mistakes are remembered by the reader."""
+def build(root: Reader, files: Files) -> Topology | None:
+    """Return the topology, or None; mistakes are remembered by the reader. `files` reads those that it names."""
     droplets, cidrs = droplets_of(root)
     wired = underlay_of(root, droplets, cidrs)
     known = _written(root, "droplets")
@@ -42,10 +43,14 @@ def build(root: Reader) -> Topology | None:
     endpoints = _endpoints(root, networks, known, peers)
     agents = agents_of(root, droplets.values(), networks.values(), wired[0].wires if wired else WIRES[0])
     seed = root.number("seed", 0, 2**63 - 1, 0)
+    hosts = list(dict.fromkeys(one.host for one in droplets.values() if not one.peer))
+    ids = {"vpcs": _written(root, "vpcs"), "networks": _written(root, "networks"), "endpoints": endpoints}
+    vpc_of = {network.name: network.vpc for network in networks.values()}
+    functions = functions_of(root, files, agents.functions, Known(hosts, ids, vpc_of))
     root.finish()
     if wired is None or root.mistakes:
         return None
-    return Topology(*wired, vpcs, networks, endpoints, seed, agents)
+    return Topology(*wired, vpcs, networks, endpoints, seed, agents, functions)
 
 
 def _written(root: Reader, key: str) -> set[str]:

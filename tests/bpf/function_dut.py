@@ -36,9 +36,16 @@ VPC_POINTS = {"forwarded": 0, "from_underlay": 1, "dropped": 2}
 
 @cache
 def user_program(body: str, declarations: str = "") -> UserProgram:
-    """Compile a function from the statements of its body, once for a checkout."""
-    text = f'#include "stage.h"\n{declarations}\nint stage_function(struct stage *stage)\n{{\n{body}\n}}\n'
-    return isolate(asyncio.run(compile_source(text, Path(os.environ["DROPLET_LAB_CACHE"]))))
+    """Compile a function from the statements of its body."""
+    return source_program(
+        f'#include "stage.h"\n{declarations}\nint stage_function(struct stage *stage)\n{{\n{body}\n}}\n'
+    )
+
+
+@cache
+def source_program(source: str) -> UserProgram:
+    """Compile and isolate a function, once for a checkout."""
+    return isolate(asyncio.run(compile_source(source, Path(os.environ["DROPLET_LAB_CACHE"]))))
 
 
 def chain(*slots: int) -> int:
@@ -114,6 +121,11 @@ class FunctionDut(Dut):
         self._opened.append(loaded.fd)
         bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(loaded.fd))
         self.maps[point, slot] = own
+
+    def configure(self, point: str, slot: int, configuration: bytes) -> None:
+        """Change the configuration of a function that runs."""
+        value = configuration.ljust(CONFIGURATION_SIZE, b"\0")
+        bpf.update(self.maps[point, slot][CONFIGURATION], U32.pack(0), value)
 
     def chains(self, point: str, *slots: int, endpoint: int = SLOT, vni: int = VNI) -> None:
         """Let packets meet functions at a point: those of one endpoint, one VPC or the host."""

@@ -12,7 +12,7 @@ from lab.waiting import until
 if TYPE_CHECKING:
     from lab.fixtures import SystemLab
 
-HANDED_OVER = frozenset({Outcome.DELIVERED, Outcome.DELIVERED_SAME_HOST})
+HANDED_OVER = frozenset({Outcome.DELIVERED, Outcome.DELIVERED_SAME_HOST, Outcome.FUNCTION_DELIVERED})
 """Outcomes of forwarded packets that do not leave by the underlay."""
 
 

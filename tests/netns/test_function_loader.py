@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from agent.datapath.loading import Loaded, load_hooks
 from protocol.documents import FunctionProgram
 from tests.netns.conftest import run
 
+ROOT = Path(__file__).parents[2]
 POINT, SLOT = Point.FROM_ENDPOINT, 3
 PASS = '#include "stage.h"\nint stage_function(struct stage *stage)\n{\n\treturn STAGE_GO_ON;\n}\n'
 COUNT = """#include "stage.h"
@@ -167,6 +169,24 @@ async def test_a_new_program_replaces_the_old_one_and_keeps_its_maps(bench: Benc
     kept = bench.pinned_map("seen")
     assert bpf.map_info(kept).id == bpf.map_info(descriptor).id
     assert bpf.lookup(kept, U32.pack(17), 8) == (41).to_bytes(8, "little")
+
+
+async def test_maps_are_read_by_the_names_of_their_fields(bench: Bench) -> None:
+    source = COUNT.replace("BPF_TABLE", "struct key { __u32 vni; __u16 port; __u8 mac[6]; };\nBPF_TABLE", 1)
+    source = source.replace(
+        "__u64, seen, 100);", '__u64, seen, 100);\nBPF_TABLE("percpu_hash", struct key, int, each, 4);'
+    )
+    wanted = function(source)
+    await bench.functions.ensure(wanted)
+    bpf.update(bench.pinned_map("seen"), U32.pack(17), (41).to_bytes(8, "little"))
+    key = struct.pack("=IH6s", 7, 53, bytes(range(6)))
+    value = (-3).to_bytes(4, "little", signed=True).ljust(8, b"\0") * bpf.possible_cpus()
+    bpf.update(bench.pinned_map("each"), key, value)
+
+    seen, each = sorted(await bench.functions.contents(wanted), key=lambda one: one.name, reverse=True)
+    assert (seen.type, seen.max_entries, seen.entries) == ("hash", 100, [(17, 41)])
+    assert each.entries == [({"vni": 7, "port": 53, "mac": "000102030405"}, [-3] * bpf.possible_cpus())]
+    assert (await bench.functions.contents(wanted, 0))[0].truncated
 
 
 async def test_a_map_whose_definition_changed_begins_empty(bench: Bench) -> None:
@@ -317,6 +337,17 @@ async def test_a_file_that_changed_still_gives_the_program_that_was_judged(
     assert "line 1" in (await functions.judge([one]))[one.key].refusal
     assert "error" in functions.log_of(one.key)
     assert all(bench.program_ids())
+
+
+async def test_an_object_file_runs_as_a_source_does(bench: Bench) -> None:
+    program = FunctionProgram(object=(ROOT / "tests/unit/objects/closed_port.o").read_bytes())
+    for point in Point:
+        one = unjudged(program, point)
+        assert (await bench.functions.judge([one]))[one.key].refusal == ""
+    wanted = Function("f", POINT, SLOT, content_of(program), program, b"\x50\0")
+    await bench.functions.ensure(wanted)
+    await assert_complete(bench, wanted)
+    assert [one.name for one in await bench.functions.contents(wanted)] == ["seen", "limit"]
 
 
 async def test_a_program_that_costs_the_verifier_more_than_the_limit_is_refused(make: Callable[..., Functions]) -> None:

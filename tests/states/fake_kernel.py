@@ -82,6 +82,7 @@ class FakeKernel:
         self.refuse: Refuse = lambda action: 0
         self.actions: list[Action] = []
         self.cleared: list[int] = []
+        self.cleared_functions: list[int] = []
         self.tended = 0
         self.followed: Sequence[Uplink] = ()
         """The uplinks whose mode the attached programs follow."""
@@ -172,6 +173,9 @@ class FakeKernel:
 
     def clear_endpoint_counters(self, slot: int) -> None:
         self.cleared.append(slot)
+
+    def clear_function_counters(self, index: int) -> None:
+        self.cleared_functions.append(index)
 
     def take_droplets(self, droplets: Droplets) -> None:
         self.peers, self.senders = dict(droplets.peers), dict(senders(droplets.resolved))

@@ -1,4 +1,4 @@
-"""The examples of docs/functions.md run as written, and its tables name what there is."""
+"""The examples of functions in processes in docs/functions.md run as written, and its tables name what there is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import droplet_functions
 from droplet_functions import Counters, errors
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "functions.md").read_text()
+PAGE = (ROOT / "docs" / "functions.md").read_text().partition("## Functions in processes")[2]
 
 
 def example(name: str) -> str:

@@ -72,7 +72,10 @@ MAY_NAME = {
     "agent/report/queries.py": ("endpoints networks vpcs", "the path of a packet begins at an endpoint in a network"),
     "agent/cli/host_commands.py": ("endpoint", "the path of a packet begins at an endpoint"),
     "agent/cli/tables.py": ("droplets endpoint endpoints", "columns of the host's status, paths and traffic"),
-    "agent/daemon.py": ("droplets endpoints networks vpcs", "settings of map sizes; the observable of droplets"),
+    "agent/daemon.py": (
+        "droplets endpoints functions networks vpcs",
+        "settings of map sizes and of functions; the observable of droplets",
+    ),
     "agent/datapath/check/machine.py": ("droplets", "a setting of a map's size"),
     "agent/datapath/check/host.py": ("endpoints", "the name of a check"),
     "agent/datapath/check/interfaces.py": ("endpoints", "the name of a check"),
@@ -83,7 +86,11 @@ MAY_NAME = {
     "agent/datapath/mode_follower.py": ("endpoints", "the mode of programs on endpoints' interfaces"),
     "agent/datapath/observe.py": ("endpoint endpoints functions", "reads the interfaces of endpoints, and programs"),
     "agent/core/model/endpoint_slots.py": ("droplet", "the product's name, in marks"),
-    "agent/datapath/bpf/pins.py": ("droplet", "the product's name, in paths"),
+    "agent/datapath/bpf/pins.py": ("droplet functions", "the product's name, in paths; the pins of functions"),
+    "agent/datapath/function_loading.py": ("functions", "puts functions' parts together"),
+    "agent/datapath/functions/compile.py": ("functions", "part of a path"),
+    "agent/datapath/functions/program_store.py": ("functions", "part of a path"),
+    "agent/datapath/kernel.py": ("functions", "has functions among its parts"),
 }
 """Modules of the agent that name kinds: which, and why. A new kind means no change to any other."""
 

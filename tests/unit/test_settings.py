@@ -66,6 +66,10 @@ def test_the_environment_alone_is_enough() -> None:
         (LEAST + "[data_plane]\nvxlan_port = 6081", "data_plane.vxlan_port: 6081"),
         (LEAST + "[data_plane]\nfamilies = []", "data_plane.families"),
         (LEAST + '[data_plane]\nunderlay = ["ipv5"]', "data_plane.underlay"),
+        (LEAST + '[functions]\naccept = ["binary"]', "functions.accept"),
+        (LEAST + '[functions]\naccept = ["file"]', "functions.folder: it is needed"),
+        (LEAST + '[functions]\nfolder = "programs"', "functions.folder: 'programs' is not an absolute path"),
+        (LEAST + "[functions]\nmax_instructions = 10", "functions.max_instructions"),
         (LEAST + "[data_plane]\nport = 6081", "port"),
     ],
 )
@@ -185,3 +189,11 @@ def test_next_hops_has_a_place_for_each_droplet_on_each_interface(tmp_path: Path
     settings = load(tmp_path, 'host = "h1"\ninterfaces = ["eth0", "eth1", "eth2"]\n[sizes]\ndroplets = 100\n')
     sizes = kernel_config(settings).sizes
     assert (sizes.droplets, sizes.next_hops) == (100, 300)
+
+
+def test_functions_are_compiled_in_where_any_form_of_program_is_accepted(tmp_path: Path) -> None:
+    assert not kernel_config(load(tmp_path)).features.functions
+    found = load(tmp_path, LEAST, DROPLET_FUNCTIONS_ACCEPT="source,object", DROPLET_FUNCTIONS_HOST_WIDE="operator.*")
+    assert kernel_config(found).features.functions
+    rules = found.functions.rules()
+    assert (rules.accept, rules.host_wide) == ({"source", "object"}, ("operator.*",))

@@ -208,6 +208,7 @@ FAILURE_COUNT = struct.Struct("=Q")
 GENERATION = struct.Struct("=Q56x")
 """struct generation { u64 number; pad[7] }."""
 U32 = struct.Struct("=I")
+U64 = struct.Struct("=Q")
 """A VNI or an array's index as a key."""
 
 V4_MAPPED = bytes(10) + b"\xff\xff"

@@ -46,8 +46,8 @@ class Step(StrEnum):
     COMPILE_FUNCTION = "compiling"
     CHECK_FUNCTION = "checking"
     LOAD_FUNCTION = "loading"
-    INSTALL_FUNCTION = "putting into its slot"
-    REMOVE_FUNCTION = "removing from its slot"
+    INSTALL_FUNCTION = "installing"
+    REMOVE_FUNCTION = "removing"
     READ = "reading"
 
 

@@ -11,6 +11,7 @@ from agent.core.model.map_layout import (
     DIRECT_PATH,
     ENDPOINT,
     ENDPOINT_TRAFFIC,
+    FUNCTION_TRAFFIC,
     INTERFACE,
     LOCAL_DROPLET,
     NETWORK,
@@ -18,8 +19,10 @@ from agent.core.model.map_layout import (
     NEXT_HOP_BY_OTHER,
     NEXT_HOP_KEY,
     OVERLAY_KEY,
+    STAGE_REASONS,
     TRAFFIC,
     U32,
+    U64,
     VPC,
     AddressSet,
     Endpoint,
@@ -51,6 +54,20 @@ class EndpointCounters(NamedTuple):
     direct: Traffic
     delivered: Traffic
     dropped: Traffic
+
+
+class FunctionCounters(NamedTuple):
+    """One function's counters, of all CPUs: struct function_traffic, and drops by the function's own reason."""
+
+    received: Traffic
+    went_on: int
+    dropped: int
+    sent_back: int
+    sent_to: int
+    faults: int
+    samples: int
+    sampled_ns: int
+    reasons: dict[int, int]
 
 
 class NetworkEntry(NamedTuple):
@@ -94,6 +111,41 @@ class MapQueries:
         """Set one slot's counters to zero, for a slot that is reused for another endpoint."""
         zero = bytes(bpf.percpu_stride(ENDPOINT_TRAFFIC.size) * bpf.possible_cpus())
         bpf.update(self.maps[MapName.ENDPOINT_COUNTERS].descriptor, U32.pack(slot), zero)
+
+    def read_function_counters(self, indexes: Iterable[int]) -> dict[int, FunctionCounters]:
+        """Return the counters of functions by their indexes in the jump tables; empty where functions are off."""
+        counters = self.maps.get(MapName.FUNCTION_COUNTERS)
+        if counters is None:
+            return {}
+        found: dict[int, FunctionCounters] = {}
+        for index in indexes:
+            values = [FUNCTION_TRAFFIC.unpack(value) for value in counters.lookup_percpu(U32.pack(index))]
+            total = [sum(column) for column in zip(*values, strict=True)]
+            if total:
+                reasons = self._read_reasons(index)
+                found[index] = FunctionCounters(Traffic(*total[:2]), *total[2:], reasons)  # type: ignore[call-arg]
+        return found
+
+    def _read_reasons(self, index: int) -> dict[int, int]:
+        """Return a function's drops by its own reason, those that occurred."""
+        reasons = self.maps[MapName.FUNCTION_REASONS]
+        keys = {reason: U32.pack(index * STAGE_REASONS + reason) for reason in range(STAGE_REASONS)}
+        counts = {
+            reason: sum(U64.unpack(value)[0] for value in reasons.lookup_percpu(key)) for reason, key in keys.items()
+        }
+        return {reason: packets for reason, packets in counts.items() if packets}
+
+    def clear_function_counters(self, index: int) -> None:
+        """Set the counters of one index to zero, for a slot that is assigned to another function."""
+        counters, reasons = self.maps.get(MapName.FUNCTION_COUNTERS), self.maps.get(MapName.FUNCTION_REASONS)
+        if counters is None or reasons is None:
+            return
+        cpus = bpf.possible_cpus()
+        zero = bytes(bpf.percpu_stride(FUNCTION_TRAFFIC.size) * cpus)
+        bpf.update(counters.descriptor, U32.pack(index), zero)
+        none = bytes(bpf.percpu_stride(U64.size) * cpus)
+        for reason in range(STAGE_REASONS):
+            bpf.update(reasons.descriptor, U32.pack(index * STAGE_REASONS + reason), none)
 
     def lookup_endpoint(self, vni: int, address: bytes) -> Endpoint | None:
         """Return the entry of an overlay address (packed, 4 or 16 bytes), None if this droplet does not know it."""

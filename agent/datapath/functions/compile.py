@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import signal
 import sys
 from collections.abc import Iterator
+from functools import cache as cached
 from pathlib import Path
 
 import msgspec
@@ -20,6 +22,7 @@ import msgspec
 from agent.datapath.bpf.compiler import SOURCES, content_hash, refuse_foreign
 from agent.datapath.functions.refusals import SourceError
 from agent.datapath.functions.sandbox import MEMORY, PROCESSOR_SECONDS
+from agent.datapath.functions.source_compiler import HOST_CANNOT
 from agent.datapath.functions.source_rules import check_source
 from agent.datapath.functions.user_program import ENTRY, UserProgram
 
@@ -37,8 +40,8 @@ _ELSEWHERE = re.compile(r"^(?:([^\n:]+):\d+:\d+: )?(?:fatal )?error: (.*)$", re.
 async def compile_source(source: str, cache: Path) -> UserProgram:
     """Return the compiled program, from `cache` (a folder) if this source was compiled before.
 
-    Raises SourceError with a short message and clang's whole output, OSError if the cache is not writable or another
-    user could write to it (EPERM).
+    Raises SourceError with a short message and clang's whole output, OSError if this host cannot compile sources
+    (EOPNOTSUPP), or if the cache is not writable or another user could write to it (EPERM).
     """
     check_source(source)
     path = cache / "functions" / f"{_digest(source)}.function"
@@ -53,12 +56,17 @@ async def compile_source(source: str, cache: Path) -> UserProgram:
 
 def _digest(source: str) -> str:
     """Return the hex digest of a source with everything else that its compilation depends on."""
-    header = SOURCES / "stage.h"
-    parts = [str(_FORMAT), content_hash(), header.read_text(encoding="utf-8") if header.exists() else "", source]
+    parts = [str(_FORMAT), content_hash(), contract_hash(), source]
     digest = hashlib.blake2s(digest_size=16)
     for part in parts:
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()
+
+
+@cached
+def contract_hash() -> str:
+    """Return the hex digest of `bpf/stage.h`, which sources are compiled with."""
+    return hashlib.blake2s((SOURCES / "stage.h").read_bytes(), digest_size=8).hexdigest()
 
 
 def _read(path: Path) -> UserProgram | None:
@@ -88,6 +96,8 @@ async def _compile(source: str) -> UserProgram:
         os.pwrite(given, source.encode(), 0)
         status = await _run_child(given, output, errors)
         log = _contents(errors).decode(errors="replace").strip()
+        if status == HOST_CANNOT:
+            raise OSError(errno.EOPNOTSUPP, log)
         if status != 0:
             raise SourceError(_summary(status, log), log)
         try:

@@ -18,7 +18,7 @@ from agent.core.functions.programs import form_of, given_by, hash_of
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import refuse_foreign
 from agent.datapath.functions.checks import check
-from agent.datapath.functions.compile import compile_source
+from agent.datapath.functions.compile import compile_source, contract_hash
 from agent.datapath.functions.elf import read_object
 from agent.datapath.functions.map_limits import check_maps
 from agent.datapath.functions.process_maps import PROCESS
@@ -66,6 +66,10 @@ class ProgramStore:
             raise OSError(errno.ESTALE, "the file has changed, and the program that it held is not kept", program.file)
         return found.program
 
+    def kept(self, content: str) -> UserProgram | None:
+        """Return the program with this content if it is kept. Compiles nothing; raises as `find`."""
+        return self._kept(content)
+
     async def _checked(self, form: str, given: bytes, content: str) -> UserProgram:
         if kept := self._kept(content):
             return kept
@@ -98,7 +102,7 @@ class ProgramStore:
             return form, file.read()
 
     def _path(self, content: str) -> Path:
-        return self._cache / "functions" / f"{content}.program"
+        return self._cache / "functions" / f"{content}-{contract_hash()}.program"
 
     def _kept(self, content: str) -> UserProgram | None:
         path = self._path(content)

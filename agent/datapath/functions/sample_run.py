@@ -28,6 +28,8 @@ _IPV4, _IPV6, _TCP, _UDP = 0x0800, 0x86DD, 6, 17
 GO_ON, DROP, SEND_BACK, SEND_TO = 1, 2, 3, 4
 _NAMES = {GO_ON: "STAGE_GO_ON", DROP: "STAGE_DROP", SEND_BACK: "STAGE_SEND_BACK", SEND_TO: "STAGE_SEND_TO"}
 
+_BY_SIZE = {1: (0x71, 0x73), 2: (0x69, 0x6B), 4: (0x61, 0x63), 8: (0x79, 0x7B)}
+"""Load and store of so many bytes."""
 _KEY = -STAGE_SIZE - 8
 
 
@@ -56,9 +58,10 @@ def harness(program: UserProgram) -> tuple[CompiledProgram, int]:
         code += [_op(0x55, 0, 0, 1), _op(0x95), _op(0xBF, register, 0)]
     code += [_op(0x61, 2, 6, 0), _op(0x61, 3, 6, 4)]
     code += [_op(0x7B, 10, register, at - STAGE_SIZE) for at, register in ((0, 2), (8, 3), (16, 7))]
-    for at in range(24, READ, 4):
-        code += [_op(0x61, 1, 8, at - 24), _op(0x63, 10, 1, at - STAGE_SIZE)]
-    code += [_op(0x62, 10, 0, at - STAGE_SIZE) for at in range(READ, STAGE_SIZE, 4)]
+    for at, size in READ[3:]:
+        load, store = _BY_SIZE[size]
+        code += [_op(load, 1, 8, at - 24), _op(store, 10, 1, at - STAGE_SIZE)]
+    code += [_op(0x62, 10, 0, at - STAGE_SIZE) for at in range(76, STAGE_SIZE, 4)]
     code += [_op(0xBF, 1, 10), _op(0x07, 1, 0, 0, -STAGE_SIZE), _op(0x85, 0, 1, 0, 1), _op(0x95)]
     start = len(code)
     relocations += [Relocation(start + one.index, map_of(one.map)) for one in program.relocations]

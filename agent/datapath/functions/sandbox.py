@@ -38,8 +38,14 @@ _DENIED = {
 }
 """socket, socketpair, clone, fork, vfork, execve, kill, ptrace, pivot_root, chroot, mount, umount2, tkill, tgkill,
 add_key, request_key, keyctl, unshare, setns, process_vm_readv, process_vm_writev, execveat."""
-_DENIED_EVERYWHERE = (424, 425, 429, 430, 434, 435, 438, 440, 448)
-"""pidfd_send_signal, io_uring_setup, open_tree to fsmount, pidfd_open, clone3, pidfd_getfd, process_madvise."""
+_ATTRIBUTES = {
+    _X86: (76, 77, 90, 91, 92, 93, 94, 188, 189, 190, 260, 268, 280),
+    _ARM: (45, 46, 52, 53, 54, 55, 5, 6, 7, 88),
+}
+"""What Landlock does not restrict: truncate, chmod, chown, setxattr, utimensat, and their like."""
+_DENIED_EVERYWHERE = (452, 424, 425, 429, 430, 434, 435, 438, 440, 448)
+"""fchmodat2, pidfd_send_signal, io_uring_setup, move_mount, fsopen, pidfd_open, clone3, pidfd_getfd, process_madvise,
+process_mrelease."""
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
 _ALL_ACCESS = (1 << 13) - 1
@@ -147,7 +153,8 @@ def _denying() -> bytes:
     machine = platform.machine()
     if machine not in _DENIED:
         raise SandboxError(f"the system calls of {machine} are not known")
-    return _program([(number, _ERRNO | errno.EPERM) for number in (*_DENIED[machine], *_DENIED_EVERYWHERE)])
+    denied = (*_DENIED[machine], *_ATTRIBUTES[machine], *_DENIED_EVERYWHERE)
+    return _program([(number, _ERRNO | errno.EPERM) for number in denied])
 
 
 def _program(actions: Sequence[tuple[int, int]]) -> bytes:

@@ -24,6 +24,8 @@ from agent.datapath.functions.user_program import ENTRY, UserMap, UserProgram
 
 SOURCE_NAME = "function.c"
 """The name of the user's source in clang's messages."""
+HOST_CANNOT = 3
+"""The exit status where the source is not at fault."""
 _READABLE = (Path("/usr/include"), SOURCES)
 _XDP = 6
 
@@ -35,7 +37,7 @@ def main() -> int:
         from bcc import lib
     except ImportError as error:
         sys.stderr.write(f"bcc is missing (Debian package python3-bpfcc): {error}\n")
-        return 1
+        return HOST_CANNOT
     os.chdir(SOURCES / "shim")
     given = _flags()
     requests = BpfRequests()
@@ -46,7 +48,7 @@ def main() -> int:
         requests.listen(notify_bpf())
     except SandboxError as error:
         sys.stderr.write(f"sources of functions cannot be compiled on this host: {error}\n")
-        return 1
+        return HOST_CANNOT
     program = compile_here(lib, source, given, requests)
     if program is None:
         return 1

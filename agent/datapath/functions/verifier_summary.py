@@ -33,7 +33,7 @@ _WAYS_OUT = (
     ("write into map", "what the configuration holds is not to be written"),
     ("invalid mem access 'scalar'", "use pointers of struct stage and of maps only, and no global variables"),
     ("invalid mem access 'inv'", "use pointers of struct stage and of maps only, and no global variables"),
-    ("combined stack size", "use less stack: at most 320 bytes"),
+    ("combined stack size", "use less stack: at most 224 bytes"),
     ("invalid stack", "stay within variables and struct stage"),
     ("unreachable insn", "remove the code that nothing reaches"),
 )

@@ -63,6 +63,7 @@ class ProcessFunctions:
     def __init__(self, functions: Functions, host: ProcessHost) -> None:
         self._functions = functions
         self._host = host
+        self.reader = functions.reader
         self._served: dict[FunctionPlace, ServedFunction] = {}
         self._known_pairs = False
 

@@ -1,0 +1,111 @@
+"""Formats functions' counters, maps and logs as tables and text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from agent.cli.output import table
+from protocol.rpc import FieldValue, FunctionLogReply, FunctionMap, FunctionMapEntry, MapValue
+from protocol.status import FunctionTraffic
+
+FUNCTION, KEY, VALUE = "FUNCTION", "KEY", "VALUE"
+_OPTIONAL = ("SENT BACK", "SENT TO", "FAULTS", "REASONS", "MEAN TIME")
+"""Columns of counters that are left out if they are empty for every function."""
+
+
+def plain_traffic(item: FunctionTraffic) -> dict[str, Any]:
+    """Return a function's counters as plain data, with packets and bytes by name."""
+    return {**msgspec.structs.asdict(item), "received": msgspec.structs.asdict(item.received)}
+
+
+def traffic(rows: Sequence[tuple[str, FunctionTraffic]], wide: bool, *, hosts: bool = True) -> None:
+    """Print one line of counters for each function, and host if `hosts`; nothing if there is none."""
+    columns = ("HOST", FUNCTION, "POINT", "RECEIVED", "WENT ON", "DROPPED", *_OPTIONAL)
+    lines = [_traffic_row(host, item) for host, item in rows]
+    shown = [
+        index
+        for index, name in enumerate(columns)
+        if (name != "HOST" or hosts) and (name not in _OPTIONAL or any(line[index] for line in lines))
+    ]
+    if lines:
+        click.echo()
+        cells = [[line[index] or "0" for index in shown] for line in lines]
+        table([columns[index] for index in shown], cells, "", wide, spare="MEAN TIME")
+
+
+def _traffic_row(host: str, item: FunctionTraffic) -> tuple[str, ...]:
+    return (
+        *(host, item.function, item.point),
+        *(f"{number:,}" for number in (item.received.packets, item.went_on, item.dropped)),
+        *(f"{number:,}" if number else "" for number in (item.sent_back, item.sent_to, item.faults)),
+        ", ".join(f"{reason}: {packets:,}" for reason, packets in sorted(item.reasons.items(), key=_by_number)),
+        f"{item.mean_ns:,.0f} ns" if item.samples else "",
+    )
+
+
+def _by_number(reason: tuple[str, int]) -> int:
+    return int(reason[0]) if reason[0].isdecimal() else 0
+
+
+def function_map(host: str, one: FunctionMap, entries: Sequence[FunctionMapEntry], more: bool, wide: bool) -> None:
+    """Print a map's name and its entries, a column for each field."""
+    kind = f"{one.type}{', the numbers of all CPUs added' if one.per_cpu else ''}"
+    number = f"{'the first ' if more else ''}{len(entries)} of at most {one.max_entries:,} entries"
+    click.echo(f"{host} {one.name} ({kind}): {number}")
+    if not entries:
+        return
+    rows = [{**_columns(KEY, entry.key), **_columns(VALUE, added(entry.values))} for entry in entries]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table(columns, [[row.get(name, "-") for name in columns] for row in rows], "", wide)
+
+
+def _columns(title: str, value: MapValue) -> dict[str, str]:
+    """Return the cells of a key or value by column. Fields of a key and a value may have the same name."""
+    if not isinstance(value, dict):
+        return {title: _cell(value)}
+    return {f"{title} {name}": _cell(part) for name, part in value.items()}
+
+
+def _cell(value: FieldValue) -> str:
+    if isinstance(value, bytes):
+        return value.hex(" ")
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def added(values: Sequence[MapValue]) -> MapValue:
+    """Return one value, or the sum of those of all CPUs; of bytes the first that are not all zeros."""
+    first = values[0]
+    if len(values) == 1:
+        return first
+    if isinstance(first, dict):
+        parts = [value for value in values if isinstance(value, dict)]
+        return {name: _sum([part[name] for part in parts]) for name in first}
+    return _sum([value for value in values if not isinstance(value, dict)])
+
+
+def _sum(values: Sequence[FieldValue]) -> FieldValue:
+    numbers = [value for value in values if isinstance(value, int)]
+    if numbers:
+        return sum(numbers)
+    if rows := [value for value in values if isinstance(value, tuple)]:
+        return tuple(sum(column) for column in zip(*rows, strict=True))
+    return next((value for value in values if isinstance(value, bytes) and any(value)), values[0])
+
+
+def logs(found: Mapping[str, FunctionLogReply]) -> None:
+    """Print what is known of a function's programs, host by host."""
+    click.echo("\n\n".join("\n".join(_log_lines(host, item)) for host, item in found.items()))
+
+
+def _log_lines(host: str, item: FunctionLogReply) -> Iterator[str]:
+    yield f"{host}: document {item.document}, revision {item.revision}, at {item.point}"
+    yield from _block("installed", item.installed, "nothing is installed")
+    yield from _block("refused", item.refused, "the newest revision's program is not refused")
+
+
+def _block(title: str, text: str, empty: str) -> Iterable[str]:
+    return (f"{title}:", *(f"  {line}" for line in text.splitlines())) if text else (f"{title}: {empty}",)

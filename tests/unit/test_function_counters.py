@@ -1,0 +1,147 @@
+"""Functions as monitoring and operators see them: counters, failing functions, values of maps, tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.cli import function_tables
+from agent.core.faults.function_faults import QUIET_SECONDS, FailingFunction, FunctionWatch
+from agent.core.functions.stages import Point
+from agent.datapath.bpf.map_queries import FunctionCounters, Traffic
+from agent.datapath.functions.map_entries import as_value
+from agent.datapath.functions.user_program import Field
+from agent.report.status_messages import counters
+from protocol import codec, status
+from protocol.rpc import FunctionLogReply, FunctionMap, FunctionMapEntry, FunctionMapsReply
+from protocol.status import Counters, FunctionTraffic
+
+OPEN, CLOSED = FailingFunction("a", "from_endpoint", closed=False), FailingFunction("b", "passed", closed=True)
+FOUND = FunctionCounters(Traffic(10, 1000), 4, 3, 2, 0, 1, 2, 301, {3: 2, 11: 1})
+PAIR = (Field("port", 0, 2), Field("pad", 2, 2, "pad"), Field("words", 4, 2, "s", 2), Field("last", 8, 4, "bytes"))
+RAW = (443).to_bytes(2, "little") + b"\xff\xff" + (5).to_bytes(2, "little") + b"\xff\xff" + b"\1\2\3\4"
+
+
+def told(names: list[FailingFunction], watch: FunctionWatch) -> bool:
+    return [one.subject for one in watch.faults()] == [f"{one.id} ({one.point})" for one in names]
+
+
+def test_a_function_whose_faults_grow_is_a_fault_until_it_was_quiet_for_a_while() -> None:
+    watch = FunctionWatch()
+    watch.look({OPEN: 7, CLOSED: 0}, 0.0)
+    assert told([], watch), "what an earlier agent saw is not new"
+    watch.look({OPEN: 8, CLOSED: 0}, 1.0)
+    first = watch.faults()
+    assert told([OPEN], watch)
+    watch.look({OPEN: 9, CLOSED: 0}, 2.0)
+    assert watch.faults() == first, "a fault that goes on is no other one"
+    watch.look({OPEN: 9, CLOSED: 1}, 3.0 + QUIET_SECONDS)
+    assert told([CLOSED], watch)
+
+
+def test_what_becomes_of_the_packets_is_in_the_fault() -> None:
+    watch = FunctionWatch()
+    watch.look({}, 0.0)
+    watch.look({OPEN: 1, CLOSED: 1}, 1.0)
+    assert ["go on" in one.detail for one in watch.faults()] == [True, False]
+    assert all(one.remedy for one in watch.faults())
+
+
+def test_a_function_that_was_removed_is_no_fault() -> None:
+    watch = FunctionWatch()
+    watch.look({OPEN: 0}, 0.0)
+    watch.look({OPEN: 1}, 1.0)
+    watch.look({}, 2.0)
+    assert told([], watch)
+
+
+def test_a_slot_that_begins_at_zero_again_is_no_fault() -> None:
+    watch = FunctionWatch()
+    watch.look({OPEN: 5}, 0.0)
+    watch.look({OPEN: 0}, 1.0)
+    assert told([], watch)
+
+
+def test_counters_name_functions_and_their_points() -> None:
+    found = counters("h1", 5.0, {}, {}, {}, functions={("web", int(Point.PASSED)): FOUND, ("app", 1): FOUND})
+    assert [(one.function, one.point) for one in found.functions] == [("app", "from_endpoint"), ("web", "passed")]
+    one = found.functions[0]
+    assert one.received == status.Traffic(10, 1000)
+    assert (one.went_on, one.dropped, one.sent_back, one.sent_to, one.faults) == (4, 3, 2, 0, 1)
+    assert (one.reasons, one.samples, one.mean_ns) == ({"3": 2, "11": 1}, 2, 150.5)
+    assert codec.decode(codec.encode(found), Counters) == found
+
+
+def test_a_function_that_was_never_measured_has_no_mean() -> None:
+    (one,) = counters("h1", 5.0, {}, {}, {}, functions={("web", 1): FOUND._replace(samples=0)}).functions
+    assert (one.samples, one.mean_ns) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "fields", "value"),
+    [
+        (b"\1\0\0\0", (Field("", 0, 4),), 1),
+        (b"\xff\xff\xff\xff", (Field("", 0, 4, "s"),), -1),
+        (b"\1\2\3", (), b"\1\2\3"),
+        (b"\1\2\3", (Field("", 0, 3, "bytes"),), b"\1\2\3"),
+        (RAW, PAIR, {"port": 443, "words": (5, -1), "last": b"\1\2\3\4"}),
+    ],
+)
+def test_a_value_is_a_number_bytes_or_fields_by_name(raw: bytes, fields: tuple[Field, ...], value: object) -> None:
+    assert as_value(raw, fields) == value
+
+
+def test_values_of_maps_are_the_same_behind_the_bus() -> None:
+    entries = tuple(FunctionMapEntry(key, (key, 1 << 63)) for key in (1, -1, b"\1", {"a": 1, "b": b"\2", "c": (1, 2)}))
+    reply = FunctionMapsReply((FunctionMap("m", "hash", 4, 8, 64),), entries, b"\1")
+    assert codec.decode(codec.encode(reply), FunctionMapsReply) == reply
+
+
+def test_a_table_shows_the_sum_of_all_cpus() -> None:
+    assert function_tables.added((1, 2, 3)) == 6
+    assert function_tables.added((b"\0", b"\1", b"\2")) == b"\1"
+    parts = ({"a": 1, "b": b"\0", "c": (1, 2)}, {"a": 2, "b": b"\7", "c": (3, 4)})
+    assert function_tables.added(parts) == {"a": 3, "b": b"\7", "c": (4, 6)}
+    assert function_tables.added(({"a": 1},)) == {"a": 1}
+
+
+def traffic(function: str, **more: object) -> FunctionTraffic:
+    return FunctionTraffic(function, "from_endpoint", status.Traffic(1_234_567, 99), went_on=1_234_567, **more)  # type: ignore[arg-type]
+
+
+def test_a_table_of_counters_has_the_columns_that_are_used_and_fits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    function_tables.traffic([("h1", traffic("web"))], wide=False)
+    plain = capsys.readouterr().out
+    assert "1,234,567" in plain
+    assert not any(word in plain for word in ("SENT BACK", "FAULTS", "REASONS", "MEAN TIME"))
+    busy = traffic("app", faults=2, sent_back=3, reasons={"11": 1, "3": 2_000}, samples=4, mean_ns=42.4)
+    function_tables.traffic([("h1", traffic("web")), ("host-number-2", busy)], wide=False)
+    full = capsys.readouterr().out
+    assert all(word in full for word in ("FAULTS", "3: 2,000, 11: 1", "42 ns", "SENT"))
+    assert max(map(len, full.splitlines())) <= 80
+    function_tables.traffic([], wide=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_entries_of_a_map_have_a_column_for_each_field(capsys: pytest.CaptureFixture[str]) -> None:
+    one = FunctionMap("ports", "hash", 4, 8, 64)
+    entries = [FunctionMapEntry({"port": 443, "proto": 6}, ({"port": 7, "last": b"\xab\xcd"},))]
+    function_tables.function_map("h1", one, entries, more=True, wide=False)
+    text = capsys.readouterr().out
+    assert text.startswith("h1 ports (hash): the first 1 of at most 64 entries\n")
+    assert all(word in text for word in ("KEY port", "KEY proto", "VALUE port", "VALUE last", "443", "ab cd"))
+    function_tables.function_map("h1", one, [], more=False, wide=False)
+    assert capsys.readouterr().out == "h1 ports (hash): 0 of at most 64 entries\n"
+
+
+def test_a_log_says_what_is_missing_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    function_tables.logs(
+        {"h1": FunctionLogReply("doc", 7, "passed"), "h2": FunctionLogReply("doc", 8, "passed", "x\ny", "no")}
+    )
+    assert capsys.readouterr().out == (
+        "h1: document doc, revision 7, at passed\ninstalled: nothing is installed\n"
+        "refused: the newest revision's program is not refused\n\n"
+        "h2: document doc, revision 8, at passed\ninstalled:\n  x\n  y\nrefused:\n  no\n"
+    )

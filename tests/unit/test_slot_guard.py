@@ -1,0 +1,115 @@
+"""Chains and the programs in their slots stay together where the kernel refuses a part of a plan."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import Any
+
+import pytest
+
+from agent.core.functions.stages import Point, chain_of
+from agent.core.model.desired_entries import Function
+from agent.core.model.map_layout import ENDPOINT_STAGES, MapName
+from agent.core.plan.actions import DeleteEntries, DeleteFunction, EnsureFunction, PutEntries
+from agent.core.plan.slot_guard import SlotGuard
+from agent.datapath.bpf.maps import Refused
+from agent.datapath.executor import Executor
+from protocol.documents import FunctionProgram
+
+FUNCTION = Function("f", Point.FROM_ENDPOINT, 2, "12", FunctionProgram(source="x"))
+KEY = bytes(4)
+CHAINS = PutEntries(MapName.ENDPOINT_STAGES, ((KEY, ENDPOINT_STAGES.pack(chain_of((2, 1)), 0)),))
+WITHOUT = ((KEY, ENDPOINT_STAGES.pack(chain_of((1,)), 0)),)
+REMOVAL = DeleteFunction("f", Point.FROM_ENDPOINT, 2)
+
+
+class Slots:
+    """Programs in slots, where the kernel may refuse new ones."""
+
+    def __init__(self, *filled: tuple[int, int], refuses: bool = False) -> None:
+        self.filled = set(filled)
+        self.refuses = refuses
+
+    async def ensure(self, function: Function) -> None:
+        if self.refuses:
+            raise OSError(errno.EACCES, "R1 invalid mem access")
+        self.filled.add((function.point, function.slot))
+
+    async def remove(self, id_: str, point: int, slot: int) -> None:
+        self.filled.discard((point, slot))
+
+    def is_filled(self, point: int, slot: int) -> bool:
+        return (point, slot) in self.filled
+
+
+class Chains:
+    """The map `endpoint_stages`."""
+
+    def __init__(self, refuses: int = 0) -> None:
+        self.entries: dict[bytes, bytes] = {}
+        self._refuses = refuses
+
+    def put(self, entries: Any) -> list[Refused]:
+        if self._refuses:
+            return [Refused(self._refuses, tuple(key for key, _ in entries))]
+        self.entries.update(entries)
+        return []
+
+    def delete(self, keys: Any) -> list[Refused]:
+        return [Refused(self._refuses, tuple(keys))] if self._refuses else []
+
+
+def executor(slots: Any, chains: Any = None) -> Executor:
+    unused: Any = None
+    return Executor({MapName.ENDPOINT_STAGES: chains}, unused, unused, unused, slots)
+
+
+def run(worker: Executor, *actions: Any) -> list[Any]:
+    return asyncio.run(worker.run(actions))
+
+
+def test_a_chain_passes_over_a_slot_that_could_not_be_filled() -> None:
+    chains, slots = Chains(), Slots(refuses=True)
+    (failure,) = run(executor(slots, chains), EnsureFunction(FUNCTION), CHAINS)
+    assert (failure.action, failure.errno) == (EnsureFunction(FUNCTION), errno.EACCES)
+    assert failure.message.startswith("R1 invalid mem access (EACCES) while installing function f at from_endpoint: ")
+    assert tuple(chains.entries.items()) == WITHOUT
+
+
+def test_a_chain_names_the_older_program_where_a_newer_one_is_refused() -> None:
+    chains, slots = Chains(), Slots((Point.FROM_ENDPOINT, 2), refuses=True)
+    assert len(run(executor(slots, chains), EnsureFunction(FUNCTION), CHAINS)) == 1
+    assert tuple(chains.entries.items()) == CHAINS.entries
+
+
+def test_the_next_plan_starts_anew() -> None:
+    chains, slots = Chains(), Slots(refuses=True)
+    worker = executor(slots, chains)
+    run(worker, EnsureFunction(FUNCTION), CHAINS)
+    slots.refuses = False
+    assert run(worker, EnsureFunction(FUNCTION), CHAINS) == []
+    assert tuple(chains.entries.items()) == CHAINS.entries
+
+
+@pytest.mark.parametrize("action", [CHAINS, DeleteEntries(MapName.ENDPOINT_STAGES, (KEY,))])
+def test_a_slot_stays_filled_while_a_chain_that_could_not_be_changed_may_name_it(action: Any) -> None:
+    slots = Slots((Point.FROM_ENDPOINT, 2))
+    refused = run(executor(slots, Chains(errno.EPERM)), action, REMOVAL)
+    assert [failure.errno for failure in refused] == [errno.EPERM, errno.EBUSY]
+    assert slots.filled
+    assert run(executor(slots, Chains()), action, REMOVAL) == []
+    assert not slots.filled
+
+
+def test_functions_are_refused_where_they_are_off() -> None:
+    failures = run(executor(None), EnsureFunction(FUNCTION), REMOVAL)
+    assert [failure.errno for failure in failures] == [errno.EOPNOTSUPP] * 2
+    assert "functions.accept" in failures[0].message
+
+
+def test_entries_of_other_maps_are_left_alone() -> None:
+    guard = SlotGuard()
+    guard.is_empty(FUNCTION)
+    other = PutEntries(MapName.VPCS, ((KEY, b"x"),))
+    assert guard.allowed(other) is other
