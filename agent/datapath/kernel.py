@@ -159,7 +159,7 @@ class Kernel:
         host = ProcessHost(self._netlink, tc, self._loaded, config.instance, self.endpoint_hook, folder, hang)
         return ProcessFunctions(found, host)
 
-    def function_faults(self) -> list[Fault]:
+    def process_faults(self) -> list[Fault]:
         """Return a fault for each function that should be a process and is none."""
         return self._functions.faults() if self._functions is not None else []
 

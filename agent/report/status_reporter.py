@@ -119,7 +119,7 @@ class StatusReporter:
         foreign = self._kernel.foreign.items()
         blocked = [fault for index, fault in foreign if index in needed or index >= IFINDEX_BASE]
         self._faults.report("foreign_programs", blocked)
-        self._faults.report("functions", self._kernel.function_faults())
+        self._faults.report("function_processes", self._kernel.process_faults())
         self._losses.look(self._kernel.failures.read(), time.monotonic())
         self._faults.report("losses", self._losses.faults(self._name_of))
         self._failing.look(self._function_faults(), time.monotonic())

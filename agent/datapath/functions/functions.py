@@ -30,12 +30,8 @@ from agent.datapath.functions.install import Target, finished_build, install, re
 from agent.datapath.functions.installed import Build, Slots, builds, current, folders, is_complete
 from agent.datapath.functions.load import Place, load, run_on_samples, temporary_maps
 from agent.datapath.functions.program_store import ProgramStore
-<<<<<<< HEAD
-from agent.datapath.functions.record import MAPS, Record, folder_of
-=======
 from agent.datapath.functions.reader import FunctionReader
-from agent.datapath.functions.record import Record, folder_of
->>>>>>> functionlab
+from agent.datapath.functions.record import MAPS, Record, folder_of
 from agent.datapath.functions.refusals import CheckError, FunctionError, ObjectError, SourceError
 from agent.datapath.functions.user_program import SOCKETS, UserProgram
 from agent.datapath.net.threads import in_thread

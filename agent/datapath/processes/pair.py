@@ -73,17 +73,17 @@ async def make_pair(netlink: Netlink, tc: TcIngress, alias: str, programs: PairP
 
 async def _add(netlink: Netlink) -> Pair:
     for number in range(MOST_PAIRS):
-        pair = Pair(PROCESS_IFINDEX + 2 * number, PROCESS_IFINDEX + 2 * number + 1)
-        ends = {"ifname": f"fnf{number}", "index": pair.far, "mtu": MTU}
+        near, ends = PROCESS_IFINDEX + number, {"ifname": f"fnf{number}", "mtu": MTU}
         try:
-            await netlink.request(
-                "link", "add", kind="veth", ifname=f"fnn{number}", index=pair.near, mtu=MTU, peer=ends
-            )
+            await netlink.request("link", "add", kind="veth", ifname=f"fnn{number}", index=near, mtu=MTU, peer=ends)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.EBUSY):
                 raise
-        else:
-            return pair
+            continue
+        far = await netlink.link(ifname=f"fnf{number}")
+        if far is None:
+            raise OSError(errno.EIO, "the kernel does not show the pair that it has just made")
+        return Pair(near, int(far["index"]))
     raise OSError(errno.ENOSPC, f"there are {MOST_PAIRS} pairs of functions")
 
 
