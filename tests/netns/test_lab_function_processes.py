@@ -203,3 +203,161 @@ def test_a_packet_that_a_process_sends_elsewhere_arrives_there(lab: SystemLab, h
             sent = asked.send(SEND_TO)
             assert heard(asked.target) == sent
             assert (asked.counted() - before).sent_to == 1
+
+
+TAKES_NOTHING = """
+import sys, time
+from droplet_functions import Function
+function = Function(sys.argv[1], batch=1)
+@function.on_packet
+def handle(packet):
+    time.sleep(3600)
+function.run()
+"""
+GARBAGE = """
+import random, sys
+from droplet_functions import GO_ON, Function
+function = Function(sys.argv[1])
+chance = random.Random(1)
+
+@function.on_packet
+def handle(packet):
+    (session,) = function._engine._sessions()
+    for ring in session._sockets[0]._maps:
+        for _ in range(64):
+            ring[chance.randrange(len(ring))] = chance.randrange(256)
+    umem = session._umem
+    umem[:] = chance.randbytes(len(umem))
+    for _ in range(50):
+        session._sockets[0]._socket.send(b"")
+    return GO_ON
+
+function.run()
+"""
+LIES = """
+import struct, sys
+from droplet_functions import GO_ON, Function
+function = Function(sys.argv[1])
+
+@function.on_packet
+def handle(packet):
+    umem, at = packet._umem, packet._meta_at
+    kind = packet.data[-1]
+    if kind == 1:  # another packet's token
+        umem[at + 24 : at + 32] = bytes(8)
+    if kind == 2:  # another VPC, point, direction and endpoint, which are not believed
+        umem[at + 1 : at + 3] = b"\\x06\\x02"
+        umem[at + 8 : at + 16] = struct.pack("=II", 1002, 3)
+    return GO_ON
+
+function.run()
+"""
+EXTRA = "extra"
+
+
+@contextlib.contextmanager
+def extra(lab: SystemLab, host: str, on_fault: str = "open") -> Iterator[str]:
+    """Put one more function of VPC blue into the path, at from_endpoint, and yield its id."""
+    id_ = f"{EXTRA}-{host}"
+    program = FunctionProgram(process=FunctionProcess(str(USER)))
+    made = Function(id_, "from_endpoint", program, vpc="blue", on_fault=on_fault)  # type: ignore[arg-type]
+    put(lab, host, "tenant.extra", made)
+    until(socket_of(lab, host, id_).exists)
+    try:
+        yield id_
+    finally:
+        put(lab, host, "tenant.extra")
+
+
+class Shop:
+    """Datagrams of VPC blue from one host to the other."""
+
+    def __init__(self, lab: SystemLab, host: str, family: int, sockets: Datagrams) -> None:
+        sender, receiver = f"shop-{host}", f"shop-{OTHER[host]}"
+        self.address = lab.address(receiver, family)
+        self.sender = sockets.socket(lab.inside(sender), lab.address(sender, family), SENDING_PORT)
+        self.receiver = sockets.socket(lab.inside(receiver), self.address, 7300)
+
+    def send(self, payload: bytes) -> None:
+        self.sender.sendto(payload, (self.address, 7300))
+
+    def arrives(self, payload: bytes) -> bool:
+        """Send one datagram, and say whether it arrives within a short time."""
+        self.send(payload)
+        self.receiver.settimeout(0.2)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                if heard(self.receiver) == payload:
+                    return True
+        return False
+
+
+@at_hosts
+@pytest.mark.parametrize("on_fault", ["open", "closed"])
+def test_without_a_process_packets_go_on_or_not_as_on_fault_says(lab: SystemLab, host: str, on_fault: str) -> None:
+    for family in FAMILIES:
+        with datagrams() as sockets, extra(lab, host, on_fault) as id_:
+            shop = Shop(lab, host, family, sockets)
+            if on_fault == "open":
+                until(lambda: shop.arrives(b"past it"))
+            else:
+                until(lambda: counted(lab, host, id_).faults >= 1 if not shop.arrives(b"lost") else False)
+            with process(lab, host, id_) as one:
+                until_served(lab, host, id_)
+                until(lambda: shop.arrives(b"by the process"))
+                one.kill()
+                one.wait()
+                until(lambda: f"function {id_}" in faults(lab, host))
+                assert shop.arrives(b"after it") == (on_fault == "open")
+
+
+@at_hosts
+def test_a_process_that_hangs_is_taken_out_of_the_path_and_another_one_follows(lab: SystemLab, host: str) -> None:
+    with datagrams() as sockets, extra(lab, host) as id_:
+        shop = Shop(lab, host, 4, sockets)
+        with process(lab, host, id_, TAKES_NOTHING):
+            until_served(lab, host, id_)
+            until(lambda: shop.arrives(b"past it"))
+            assert f"function {id_}" in faults(lab, host)
+            with process(lab, host, id_):
+                until_served(lab, host, id_)
+                until(lambda: shop.arrives(b"by the other"))
+                assert counted(lab, host, id_).went_on >= 1
+
+
+@at_hosts
+def test_a_process_is_replaced_by_another_one_under_traffic_without_a_loss(lab: SystemLab, host: str) -> None:
+    with datagrams() as sockets, extra(lab, host, "closed") as id_, contextlib.ExitStack() as stack:
+        shop = Shop(lab, host, 4, sockets)
+        stack.enter_context(process(lab, host, id_))
+        until_served(lab, host, id_)
+        until(lambda: shop.arrives(b"first"))
+        shop.receiver.settimeout(20)
+        second = ""
+        for number in range(300):
+            if number == 100:
+                second = "started"
+                stack.enter_context(process(lab, host, id_))
+            shop.send(number.to_bytes(2, "big"))
+            assert heard(shop.receiver) == number.to_bytes(2, "big")
+        assert second
+
+
+@at_hosts
+@pytest.mark.parametrize("code", [GARBAGE, LIES])
+def test_a_hostile_process_harms_no_other_tenant(lab: SystemLab, host: str, code: str) -> None:
+    with datagrams() as sockets, extra(lab, host) as id_, process(lab, host, id_, code):
+        until_served(lab, host, id_)
+        shop, good = Shop(lab, host, 4, sockets), Asked(lab, host, "from_endpoint", 4, sockets)
+        for number in range(200):
+            shop.send(bytes([number % 3]))
+            payload = good.send(GO_ON, number.to_bytes(2, "big"))
+            assert heard(good.receiver) == payload
+        assert lab.status(host).host == host
+
+
+@at_hosts
+def test_another_user_gets_no_sockets(lab: SystemLab, host: str) -> None:
+    with extra(lab, host) as id_, process(lab, host, id_, user=65533) as one:
+        assert one.wait(20) != 0
+        assert f"function {id_}" in faults(lab, host)
