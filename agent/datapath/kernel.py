@@ -58,7 +58,7 @@ from agent.datapath.net.namespaces import open_control_socket, open_netlink_sock
 from agent.datapath.net.netlink import DUMP_ATTEMPTS, DUMP_PAUSE, Netlink
 from agent.datapath.nexthop.neighbours import NeighbourWatch
 from agent.datapath.observe import Subject, observe, observe_some
-from agent.datapath.processes.functions import ProcessFunctions, ProcessHost
+from agent.datapath.process_functions import ProcessFunctions, ProcessHost
 from agent.datapath.veth.pairs import Links
 from agent.errors import kernel_step
 from protocol.status import Fault

@@ -75,7 +75,7 @@ static __always_inline void fill_meta(context *ctx, struct function_meta *meta, 
 	meta->user_reason = 0;
 	meta->pad0 = 0;
 	meta->drop_reason = 0;
-	meta->vni = known_vni(ctx, state);
+	meta->vni = rx_ifindex >= IFINDEX_BASE ? known_vni(ctx, state) : state->tunnel.vni;
 	meta->endpoint_slot = slot;
 	meta->packet_offset = sizeof(*meta);
 	meta->packet_length = frame_length(ctx) - sizeof(*meta);

@@ -127,7 +127,7 @@ static __always_inline __u32 known_vni(context *ctx, const struct frame_state *s
 
 	if (sender)
 		return sender->vni;
-	return state->tunnel.headers ? state->tunnel.vni : 0;
+	return is_answer(ctx) || state->tunnel.headers ? state->tunnel.vni : 0;
 }
 
 #endif

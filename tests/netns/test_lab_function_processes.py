@@ -13,6 +13,7 @@ import pytest
 from lab.fixtures import SystemLab, running_lab
 from lab.function_topology import FAMILIES, HOSTS, OTHER, TEXT
 from lab.functions import SENDING_PORT, Counted, Datagrams, counted, datagrams, grows_to, heard, nothing_heard, put
+from lab.traffic import exchange_tcp
 from lab.waiting import until
 
 from protocol.documents import Function, FunctionProcess, FunctionProgram
@@ -369,3 +370,54 @@ def test_another_user_gets_no_sockets(lab: SystemLab, host: str) -> None:
     with extra(lab, host) as id_, process(lab, host, id_, user=65533) as one:
         assert one.wait(20) != 0
         assert f"function {id_}" in faults(lab, host)
+
+
+@at_hosts
+def test_a_process_goes_on_without_the_agent_and_with_the_next_one(lab: SystemLab, host: str) -> None:
+    with datagrams() as sockets, extra(lab, host, "closed") as id_, process(lab, host, id_):
+        shop = Shop(lab, host, 4, sockets)
+        until_served(lab, host, id_)
+        until(lambda: shop.arrives(b"first"))
+        lab.kill_agent(host)
+        assert shop.arrives(b"without an agent")
+        lab.restart_agent(host)
+        until(lambda: socket_of(lab, host, id_).exists())
+        open_folders(lab)
+        until_served(lab, host, id_, *(f"{point}-{host}" for point in POINTS))
+        until(lambda: shop.arrives(b"with the next one"))
+
+
+@at_hosts
+def test_a_process_that_dies_without_an_agent_leaves_packets_to_on_fault(lab: SystemLab, host: str) -> None:
+    with datagrams() as sockets, extra(lab, host) as id_:
+        shop = Shop(lab, host, 4, sockets)
+        with process(lab, host, id_) as one:
+            until_served(lab, host, id_)
+            until(lambda: shop.arrives(b"first"))
+            lab.kill_agent(host)
+            one.kill()
+            one.wait()
+            until(lambda: shop.arrives(b"past it"))
+        lab.restart_agent(host)
+        open_folders(lab)
+        until_served(lab, host, *(f"{point}-{host}" for point in POINTS))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tcp_stream_passes_processes_on_both_hosts(lab: SystemLab, family: int) -> None:
+    """At tc in GSO packets, which are cut in front of a process."""
+    exchange_tcp(lab, "web-x", "web-t", 1 << 20, family)
+    exchange_tcp(lab, "web-t", "web-x", 1 << 20, family)
+
+
+@at_hosts
+def test_nothing_is_left_of_a_function_that_was_removed(lab: SystemLab, host: str) -> None:
+    def pairs() -> int:
+        return lab.ip(lab.names.droplet(host), "link").count(": fnn")
+
+    before = pairs()
+    with extra(lab, host) as id_, process(lab, host, id_):
+        until_served(lab, host, id_)
+        assert pairs() == before + 1
+    until(lambda: pairs() == before)
+    assert not socket_of(lab, host, id_).exists()

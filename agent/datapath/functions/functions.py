@@ -161,7 +161,7 @@ class Functions:
     def _target(self, point: int, slot: int, *, closed: bool) -> Target:
         host = self._host
         places = {
-            hook: Place(shells[point - 1], host.processes[hook], _TYPES[hook], index_of(point, slot), closed)
+            hook: Place(shells[point - 1], _TYPES[hook], index_of(point, slot), closed, host.processes[hook])
             for hook, shells in host.shells.items()
         }
         return Target(host.root, host.instance, host.slots, places, host.maps, host.max_instructions)

@@ -36,10 +36,10 @@ class Place:
     """
 
     shell: CompiledProgram
-    process: CompiledProgram
     kind: bpf.ProgramType
     index: int
     closed: bool = False
+    process: CompiledProgram | None = None
 
 
 def create_map(one: UserMap) -> int:
@@ -103,6 +103,7 @@ def load(program: UserProgram, place: Place, maps: Mapping[str, int], most: int)
 
 
 def _load_process(place: Place, maps: Mapping[str, int]) -> int:
+    assert place.process is not None
     linked = link_process(place.process, index=place.index, closed=place.closed)
     return bpf.load_program(programs.relocate(linked, maps), place.kind, name=linked.name)
 
