@@ -217,6 +217,7 @@ async def work(parts: Parts, settings: Settings, stop: asyncio.Event) -> None:
         await parts.status.say_goodbye()
     finally:
         await end([waiting, *tasks])
+        await parts.reconciler.stop()
 
 
 async def serve(settings: Settings, recorder: Recorder | None = None) -> None:

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from agent.datapath.bpf.compiler import CompileError
 from agent.datapath.bpf.pins import ensure_bpffs
+from agent.datapath.functions.refusals import FunctionError
 from bench import (
     control,
     forwarding,
@@ -52,6 +53,7 @@ BUSY = 0.5
 """Load average for each core above which a run is warned of."""
 ERRORS = (
     CompileError,
+    FunctionError,
     WiresError,
     UnderlayError,
     LabError,

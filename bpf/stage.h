@@ -15,7 +15,7 @@
  * of long packets at tc the first bytes only (at least 256, or the whole packet if it is shorter); a GSO packet stands
  * for `packets` packets and has one set of headers. It cannot change the length of a packet.
  *
- * It may use maps that it declares, up to 320 bytes of stack, bounded loops, and these helpers of the kernel:
+ * It may use maps that it declares, up to 224 bytes of stack, bounded loops, and these helpers of the kernel:
  * bpf_map_lookup_elem, bpf_map_update_elem, bpf_map_delete_elem, bpf_ktime_get_ns, bpf_ktime_get_coarse_ns,
  * bpf_jiffies64, bpf_get_prandom_u32, bpf_get_smp_processor_id and bpf_csum_diff.
  */
@@ -34,8 +34,8 @@ enum stage_point {
 	STAGE_TO_ENDPOINT = 2,	 /* about to be delivered to an endpoint of this host; everything is checked */
 	STAGE_FORWARDED = 3,	 /* about to leave this bouncer or divider */
 	STAGE_FROM_UNDERLAY = 4, /* a tunnel packet from a known droplet, with its outer headers */
-	STAGE_PASSED = 5,	 /* not for the overlay; about to be passed to the host's network stack */
-	STAGE_DROPPED = 6,	 /* dropped; verdicts are ignored */
+	STAGE_PASSED = 5,  /* not for the overlay, and not parsed; about to be passed to the host's network stack */
+	STAGE_DROPPED = 6, /* dropped; verdicts are ignored */
 };
 
 /* What becomes of the packet. 0 and all other values are faults: on_fault in the function's document decides. */
@@ -236,8 +236,11 @@ STAGE_INLINE int stage_is_unfinished(const struct stage *stage, __u16 check)
 	       check == stage_fold(stage_pseudo(stage));
 }
 
-/* Updates the transport checksum for a word of the pseudo-header (`pseudo`) or of the segment. 0, or -1. */
-STAGE_INLINE int stage_update_transport(const struct stage *stage, __be16 before, __be16 after, int pseudo)
+/*
+ * Updates the transport checksum for a change of the pseudo-header (`pseudo`) or of the segment, of which `delta` is
+ * the sum (RFC 1624). 0, or -1.
+ */
+STAGE_INLINE int stage_update_transport(const struct stage *stage, __u16 delta, int pseudo)
 {
 	__u32 at = stage_checksum_at(stage->protocol);
 	__u16 *check;
@@ -253,14 +256,25 @@ STAGE_INLINE int stage_update_transport(const struct stage *stage, __be16 before
 		return -1;
 	if (stage_is_unfinished(stage, *check)) {
 		if (pseudo)
-			*check = stage_fold(*check + (__u16)~before + after);
+			*check = stage_fold(*check + delta);
 		return 0;
 	}
 	if (stage->protocol == STAGE_UDP && !*check) /* sent without */
 		return 0;
-	*check = ~stage_fold((__u16) ~*check + (__u16)~before + after);
+	*check = ~stage_fold((__u16) ~*check + delta);
 	if (stage->protocol == STAGE_UDP && !*check)
 		*check = 0xffff;
+	return 0;
+}
+
+/* Updates the header checksum of IPv4. 0, or -1. */
+STAGE_INLINE int stage_update_ipv4(const struct stage *stage, __u16 delta)
+{
+	__u16 *check = stage_word(stage, STAGE_IPV4_SUM);
+
+	if (!check)
+		return -1;
+	*check = ~stage_fold((__u16) ~*check + delta);
 	return 0;
 }
 
@@ -274,26 +288,23 @@ STAGE_INLINE int stage_replace(struct stage *stage, __u32 offset, __be16 value)
 	__u32 addresses = stage->ethertype == STAGE_IPV4 ? STAGE_IPV4_FROM : STAGE_IPV6_FROM;
 	__u32 addresses_end = stage->ethertype == STAGE_IPV4 ? STAGE_IPV4_END : STAGE_IPV6_END;
 	__u32 check_at = stage->transport + stage_checksum_at(stage->protocol);
-	__be16 *word = stage_word(stage, offset), *check, before;
+	__be16 *word = stage_word(stage, offset);
+	__u16 delta;
 
 	if (!word || !stage->ethertype || offset & 1 || offset < STAGE_L3 || offset == STAGE_IPV4_SUM)
 		return -1;
-	before = *word;
+	delta = stage_fold((__u16) ~*word + value);
 	if (stage->transport && offset >= stage->transport && offset != check_at) {
-		if (stage_update_transport(stage, before, value, 0))
+		if (stage_update_transport(stage, delta, 0))
 			return -1;
 	} else if (offset >= addresses && offset < addresses_end) {
-		if (stage_update_transport(stage, before, value, 1))
+		if (stage_update_transport(stage, delta, 1))
 			return -1;
 	} else if (stage->flags & STAGE_NO_PORTS && !stage->transport) {
 		return -1;
 	}
-	if (stage->ethertype == STAGE_IPV4 && offset < stage->transport) {
-		check = stage_word(stage, STAGE_IPV4_SUM);
-		if (!check)
-			return -1;
-		*check = ~stage_fold((__u16) ~*check + (__u16)~before + value);
-	}
+	if (stage->ethertype == STAGE_IPV4 && offset < stage->transport && stage_update_ipv4(stage, delta))
+		return -1;
 	word = stage_word(stage, offset);
 	if (!word)
 		return -1;
@@ -301,6 +312,42 @@ STAGE_INLINE int stage_replace(struct stage *stage, __u32 offset, __be16 value)
 	if (!stage->transport || offset < stage->transport + 4U)
 		stage->changed = 1;
 	return 0;
+}
+
+/* Replaces `words` words of an address, and returns the sum of the change. */
+STAGE_INLINE __u16 stage_write_address(__u16 *at, const __u16 *from, int words)
+{
+	__u32 delta = 0;
+
+	for (int i = 0; i < words; i++) {
+		delta += (__u16)~at[i] + from[i];
+		at[i] = from[i];
+	}
+	return stage_fold(delta);
+}
+
+/*
+ * Replaces the source address of an IP packet, or with `destination` the other one, with all checksums that cover it.
+ * `address` is of the packet's family. 0, or -1 and the packet should be dropped: it is no IP packet, or has a checksum
+ * that cannot be updated.
+ */
+STAGE_INLINE int stage_replace_address(struct stage *stage, int destination, const struct stage_address *address)
+{
+	__u16 *frame = stage_frame(stage), delta;
+
+	if (stage->ethertype == STAGE_IPV4 && (void *)frame + STAGE_IPV4_END <= stage_end(stage)) {
+		delta = stage_write_address(frame + (STAGE_IPV4_FROM + (destination ? 4 : 0)) / 2,
+					    (const __u16 *)&address->word[3], 2);
+		if (stage_update_ipv4(stage, delta))
+			return -1;
+	} else if (stage->ethertype == STAGE_IPV6 && (void *)frame + STAGE_IPV6_END <= stage_end(stage)) {
+		delta = stage_write_address(frame + (STAGE_IPV6_FROM + (destination ? 16 : 0)) / 2,
+					    (const __u16 *)address->word, 8);
+	} else {
+		return -1;
+	}
+	stage->changed = 1;
+	return stage_update_transport(stage, delta, 1);
 }
 
 /* Exchanges `words` words with those that follow them. */

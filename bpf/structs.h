@@ -273,6 +273,7 @@ struct traffic {
 #define STAGE_POINTS  6
 #define STAGE_SLOTS   8	 /* functions at a point */
 #define STAGE_REASONS 16 /* reasons of its own that a function may drop packets for */
+#define STAGE_WORDS   10 /* of struct stage in stage.h, without its pointers */
 
 /* function_counters: (point - 1) * STAGE_SLOTS + slot -> per CPU. Written by programs; the agent clears. */
 struct function_traffic {
@@ -281,7 +282,7 @@ struct function_traffic {
 	__u64 dropped;
 	__u64 sent_back;
 	__u64 sent_to;
-	__u64 faults;	  /* verdicts that are invalid there, and packets that it made unusable */
+	__u64 faults;	  /* verdicts that are invalid there; besides, packets that went on and are unusable */
 	__u64 samples;	  /* frames whose time was measured */
 	__u64 sampled_ns; /* the sum of these times */
 };
@@ -393,7 +394,7 @@ struct options {
  *   with what transit errors reads here;
  * - tunnel.longest and packets: begin_egress(), parse_inner() and new_state();
  * - reason and receiver: the caller; local and received_flags: transit XDP once it knows the local droplet;
- * - chain to on_path: call_stages(), and what a point's caller sets for the program that continues after the point;
+ * - chain to stage: call_chain(), and what a point's caller sets for the program that continues after the point;
  * - outer and options: the parser of frames from the underlay.
  *
  * tests/bpf/test_tail_calls.py and the random frames fill it with garbage before each frame.
@@ -412,17 +413,17 @@ struct frame_state {
 	__u16 packets; /* tc: how many packets the frame stands for */
 	struct outer outer;
 	struct options options;
-	__u32 chain;	       /* stages: the functions that are still to run */
-	__u32 outcome;	       /* stages: an enum outcome, that of the frame so far */
-	__u32 flow;	       /* from_endpoint: hash of the flow */
-	__u32 changed;	       /* stages: a function changed the packet */
-	struct address target; /* stages: of the endpoint that a function sends the packet to */
-	__u32 sends;	/* stages: an enum stage_verdict for the program that continues: go on, send back, send to */
+	__u32 chain;	/* stages: the functions that are still to run */
+	__u32 outcome;	/* stages: an enum outcome, that of the frame so far */
+	__u32 flow;	/* from_endpoint: hash of the flow */
+	__u32 changed;	/* stages: 1 + the index of the last function that changed the packet; 0: none did */
+	__u32 sends;	/* stages: an enum stage_verdict for the program that continues; 0: go on */
 	__u8 on_path;	/* from a tunnel: the inner sender is known to be at the peer */
 	__u8 processed; /* a process had it: its length may have changed */
 	__u8 rest[2];
 	__u32 rx_ifindex; /* handed over to a process: where the frame was received */
 	__u32 answers; /* handed over to a process: how many answers it may still give, more than 1 for GSO packets */
+	__u64 stage[STAGE_WORDS]; /* stages: struct stage behind its pointers, see lib/stages.h */
 };
 
 #define PROCESS_SERVED	   1U /* a process serves the sockets */

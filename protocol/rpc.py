@@ -22,7 +22,7 @@ PeerState = Annotated[str, msgspec.Meta(extra_json_schema={"enum": PEER_STATES})
 EncapsulationName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ENCAPSULATIONS})]
 
 
-FieldValue: TypeAlias = int | bytes | tuple[int, ...]
+FieldValue: TypeAlias = int | str | list[int]
 MapValue: TypeAlias = FieldValue | dict[str, FieldValue]
 """A key or value of a function's map."""
 
@@ -65,6 +65,13 @@ class PathRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     destination: Address
 
 
+class PathFunction(msgspec.Struct, frozen=True):
+    """A function that gets the packet, and its stage point."""
+
+    function: str
+    point: str
+
+
 class PathReply(msgspec.Struct, frozen=True):
     """The path according to the maps now.
 
@@ -73,7 +80,8 @@ class PathReply(msgspec.Struct, frozen=True):
     would be dropped for. `hosts` are the droplets' addresses that may be sent to (one is chosen by the flow's hash), by
     tunnels of `encapsulation`: `geneve` or `vxlan`, empty where nothing leaves the host. `age` is the seconds since a
     learnt direct path was last confirmed. `droplets` are the ids of `hosts`, in the same order, and `down` those of
-    `hosts` that do not answer now: what is sent there is lost.
+    `hosts` that do not answer now: what is sent there is lost. `functions` are those that get the packet on this host,
+    in their order; what they do with it is not foreseen.
     """
 
     route: RouteName
@@ -84,6 +92,7 @@ class PathReply(msgspec.Struct, frozen=True):
     encapsulation: EncapsulationName = ""
     droplets: tuple[str, ...] = ()
     down: tuple[str, ...] = ()
+    functions: tuple[PathFunction, ...] = ()
 
 
 class PeersRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -170,7 +179,7 @@ class FunctionMapEntry(msgspec.Struct, frozen=True):
     """An entry: `values` has one value, or one for each CPU.
 
     A key or value is a number, a map of fields by name where the program describes them (such as `address.low`; of an
-    array of numbers all of them), or the bytes.
+    array of numbers all of them), or bytes as hexadecimal digits.
     """
 
     key: MapValue

@@ -21,6 +21,11 @@ from protocol.acknowledgements import Acknowledgement
 WRONG_LAST_SEQUENCE = 10071
 """The server's error for a message that expects another predecessor."""
 
+NO_DOCUMENTS = (
+    f"the server has no stream {streams.CONFIG_STREAM} that allows direct gets: check --server, or have the "
+    "controller create the stream"
+)
+
 
 class Stored(NamedTuple):
     """A document in the stream: `version` is that of its signature, 0 without."""
@@ -82,7 +87,7 @@ class DocumentStream:
         try:
             return await self._bus.permitted(request, subject)
         except NoRespondersError:
-            raise RequestFailed(f"the server has no stream {streams.CONFIG_STREAM}: check --server") from None
+            raise RequestFailed(NO_DOCUMENTS) from None
         except NatsTimeoutError:
             raise RequestFailed(f"the server did not answer within {self._access.timeout:g} seconds") from None
 

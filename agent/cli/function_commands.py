@@ -227,6 +227,8 @@ async def _replace(stream: DocumentStream, host: str, name: str, id_: str, confi
     changed = msgspec.structs.replace(before, configuration=configuration)
     functions = tuple(changed if one is before else one for one in document.functions)
     body = codec.encode(msgspec.structs.replace(document, functions=functions))
+    if len(body) > codec.MAX_BODY:
+        raise RequestFailed(f"document {name} would have {len(body)} bytes; a document has at most {codec.MAX_BODY}")
     answer = await stream.publish_and_wait(host, name, body, stored)
     why = tables.why(answer)
     click.echo(f"{host} document {name} revision {answer.revision}: {answer.state}{f': {why}' if why else ''}")

@@ -71,9 +71,7 @@ def _columns(title: str, value: MapValue) -> dict[str, str]:
 
 
 def _cell(value: FieldValue) -> str:
-    if isinstance(value, bytes):
-        return value.hex(" ")
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def added(values: Sequence[MapValue]) -> MapValue:
@@ -91,9 +89,9 @@ def _sum(values: Sequence[FieldValue]) -> FieldValue:
     numbers = [value for value in values if isinstance(value, int)]
     if numbers:
         return sum(numbers)
-    if rows := [value for value in values if isinstance(value, tuple)]:
-        return tuple(sum(column) for column in zip(*rows, strict=True))
-    return next((value for value in values if isinstance(value, bytes) and any(value)), values[0])
+    if rows := [value for value in values if isinstance(value, list)]:
+        return [sum(column) for column in zip(*rows, strict=True)]
+    return next((value for value in values if isinstance(value, str) and value.strip("0")), values[0])
 
 
 def logs(found: Mapping[str, FunctionLogReply]) -> None:

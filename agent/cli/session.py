@@ -212,9 +212,10 @@ class Session:
         """Return host and newest acknowledgement of each document, sorted.
 
         They are read from the stream by direct get (ADR-31 of NATS). Each page must arrive within `patience` seconds.
+        One that is stored again meanwhile comes on a later page, too.
         """
         patience = self._access.timeout if patience is None else patience
-        found: list[tuple[str, Acknowledgement]] = []
+        found: dict[tuple[str, str], Acknowledgement] = {}
         sequence = 1
         while True:
             page, more = await self._page(filter_subject, sequence, patience)
@@ -222,9 +223,9 @@ class Session:
                 sequence = max(sequence, number + 1)
                 known = read_acknowledgement(subject, body)
                 if known is not None:
-                    found.append(known)
+                    found[known[0], known[1].document] = known[1]
             if not page or not more:
-                return sorted(found, key=lambda row: (row[0], row[1].document))
+                return [(host, found[host, document]) for host, document in sorted(found)]
 
     async def _page(
         self, filter_subject: str, sequence: int, patience: float

@@ -244,8 +244,10 @@ def counted(number: int, thing: str) -> str:
 
 def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
     """Format the path of a packet in one line."""
+    through = ", then ".join(f"{one.function} at {one.point}" for one in answer.functions)
+    functions = f"; functions: {through}" if through else ""
     if answer.route == "none":
-        return f"{endpoint} -> {destination}: no route: {NO_ROUTE.get(answer.reason, answer.reason)}"
+        return f"{endpoint} -> {destination}: no route: {NO_ROUTE.get(answer.reason, answer.reason)}{functions}"
     parts = [answer.route.replace("_", " ")]
     if answer.hosts:
         parts.append("to " + " or ".join(_hosts(answer)))
@@ -253,7 +255,7 @@ def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
         parts.append(f"by {answer.encapsulation}")
     if answer.learnt:
         parts.append("learnt" if answer.age is None else f"learnt, confirmed {answer.age:.1f} s ago")
-    return f"{endpoint} -> {destination}: {', '.join(parts)}"
+    return f"{endpoint} -> {destination}: {', '.join(parts)}{functions}"
 
 
 def _hosts(answer: PathReply) -> list[str]:

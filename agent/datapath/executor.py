@@ -70,7 +70,6 @@ class Executor:
     async def run(self, actions: Iterable[Action]) -> list[Failure]:
         """Execute the actions in order; return the refusals, empty if all succeeded."""
         failures: list[Failure] = []
-        self._slots = SlotGuard()
         for action in actions:
             before = len(failures)
             try:
@@ -82,8 +81,7 @@ class Executor:
                 if self._recurring.new([failure]):
                     log.exception("action_failed", object=failure.object)
                 failures.append(failure)
-            if len(failures) > before:
-                self._slots.refused(action)
+            self._slots.done(action, failures[before:])
             self._recurring.done(action, object_of(action), failures[before:])
         for failure in self._recurring.new(failures):
             log.warning(
@@ -116,8 +114,9 @@ class Executor:
             case EnsureFunction(function):
                 await self._ensure_function(function)
             case DeleteFunction(id_, point, slot):
-                self._slots.check(action)
-                await self._port(self._functions).remove(id_, point, slot)
+                port = self._port(self._functions)
+                self._slots.check(action, await in_thread(self._suspects))
+                await port.remove(id_, point, slot)
         return []
 
     async def _ensure_function(self, function: Function) -> None:
@@ -125,8 +124,11 @@ class Executor:
         try:
             await port.ensure(function)
         finally:
-            if not port.is_filled(function.point, function.slot):
-                self._slots.is_empty(function)
+            filled = port.is_filled(function.point, function.slot)
+            (self._slots.is_filled if filled else self._slots.is_empty)(function)
+
+    def _suspects(self) -> dict[MapName, dict[bytes, bytes]]:
+        return {name: self._maps[name].find(keys) for name, keys in self._slots.suspects().items()}
 
     @staticmethod
     def _port(functions: FunctionPort | None) -> FunctionPort:

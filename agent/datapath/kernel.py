@@ -182,9 +182,13 @@ class Kernel:
             )
             undo.callback(loaded.close)
             kernel = cls(config, netlink, loaded, uplinks)
-            await kernel._follower.look()
             undo.pop_all()
-            return kernel
+        try:
+            await kernel._follower.look()
+        except BaseException:
+            await kernel.close()
+            raise
+        return kernel
 
     @property
     def endpoint_hook(self) -> Hook:

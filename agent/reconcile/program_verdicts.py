@@ -32,27 +32,40 @@ class ProgramVerdicts:
         self._used: dict[str, frozenset[str]] = {}
         """The keys of the verdicts that each document needs."""
 
+    def new_in(self, batch: Sequence[Delivery], desired: Desired) -> frozenset[str]:
+        """Return the documents of a batch with programs that the kernel has to judge first."""
+        return frozenset(one.document for one in batch if self._unjudged(one, desired))
+
     async def judge(self, batch: Sequence[Delivery], desired: Desired) -> Mapping[str, Verdict]:
-        """Return all verdicts after a batch of documents, which is not applied yet.
+        """Have the kernel judge the new programs of documents, which are not applied yet.
 
         Programs that this host does not accept are neither compiled nor loaded: their documents are rejected anyway.
         """
-        before, known = self._used.copy(), desired.verdicts
         wanted: dict[str, UnjudgedProgram] = {}
+        for delivery in batch:
+            wanted |= {one.key: one for one in self._unjudged(delivery, desired)}
+        found = await self._kernel.judge(list(wanted.values())) if wanted else {}
+        for key, verdict in found.items():
+            log.info("program_judged", program=key, refusal=verdict.refusal)
+        return found
+
+    def take(self, batch: Sequence[Delivery], desired: Desired, found: Mapping[str, Verdict]) -> Mapping[str, Verdict]:
+        """Return all verdicts after a batch, which is applied next; `found` are those of its new programs."""
+        before, known = self._used.copy(), desired.verdicts
         for delivery in batch:
             functions = _accepted(delivery, desired.resolved)
             self._used[delivery.document] = keys = frozenset(verdict_key(one.program, one.point) for one in functions)
             if not keys:
                 del self._used[delivery.document]
-            if not _is_known(delivery, desired):
-                wanted |= {one.key: one for one in unjudged(functions, known)}
-        found = await self._kernel.judge(list(wanted.values())) if wanted else {}
         gone = frozenset().union(*before.values()).difference(*self._used.values())
         if not found and gone.isdisjoint(known):
             return known
-        for key, verdict in found.items():
-            log.info("program_judged", program=key, refusal=verdict.refusal)
         return {key: one for key, one in {**known, **_with_older(found, known)}.items() if key not in gone}
+
+    def _unjudged(self, delivery: Delivery, desired: Desired) -> list[UnjudgedProgram]:
+        if _is_known(delivery, desired):
+            return []
+        return unjudged(_accepted(delivery, desired.resolved), desired.verdicts)
 
 
 async def verdicts_of_files(kernel: KernelPort, kept: Iterable[StoredDocument]) -> Mapping[str, Verdict]:

@@ -7,11 +7,12 @@ from typing import NamedTuple
 from agent.bus.rpc import RpcError
 from agent.core.config.desired_state import Desired
 from agent.core.functions.programs import verdict_key
-from agent.core.functions.stages import POINTS
+from agent.core.functions.stages import POINTS, Point, index_of, slots_of
 from agent.core.kinds.functions import FUNCTIONS
+from agent.core.model.resolved_state import ResolvedState
 from agent.datapath.functions.reader import FunctionReader, UnknownMapError
 from protocol.documents import Function
-from protocol.rpc import FunctionLogReply, FunctionLogRequest, FunctionMapsReply, FunctionMapsRequest
+from protocol.rpc import FunctionLogReply, FunctionLogRequest, FunctionMapsReply, FunctionMapsRequest, PathFunction
 
 
 class NewestFunction(NamedTuple):
@@ -30,6 +31,16 @@ def newest(desired: Desired, id_: str) -> NewestFunction | None:
         if owner is not None and found is not None:
             return NewestFunction(owner, held.revision, found)
     return None
+
+
+def path_functions(resolved: ResolvedState, sent: int, received: int) -> tuple[PathFunction, ...]:
+    """Return the functions of a packet's chains at from_endpoint and to_endpoint, in their order."""
+    names = {index: id_ for (id_, _), index in resolved.stage_indexes.items()}
+    return tuple(
+        PathFunction(names.get(index_of(point, slot), f"slot {slot}"), point.label)
+        for point, chain in ((Point.FROM_ENDPOINT, sent), (Point.TO_ENDPOINT, received))
+        for slot in slots_of(chain)
+    )
 
 
 async def function_maps(

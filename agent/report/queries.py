@@ -15,6 +15,7 @@ from agent.core.config.paging import Order
 from agent.core.config.truncation import listed
 from agent.core.kinds import catalogue
 from agent.core.kinds.kind import Kind
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.map_layout import mapped
 from agent.core.plan.observed import ObservationError
 from agent.datapath.kernel import Kernel
@@ -22,7 +23,7 @@ from agent.probe.prober import Prober
 from agent.reconcile.acknowledgements import acknowledgement
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.resync import Resync
-from agent.report.function_queries import function_log, function_maps
+from agent.report.function_queries import function_log, function_maps, path_functions
 from agent.report.status_messages import peer_path
 from agent.report.trace import TraceInput, trace
 from protocol import codec
@@ -36,6 +37,7 @@ from protocol.rpc import (
     FunctionLogRequest,
     FunctionMapsRequest,
     GetRequest,
+    PathFunction,
     PathReply,
     PathRequest,
     PeerPath,
@@ -145,7 +147,16 @@ class Queries:
         address = next((one for one in own if len(one) == len(destination)), None)
         if address is None:
             return PathReply("none", reason="no_address")
-        return self._with_names(trace(self._trace_input(source.id, vpc.vni, address, destination)))
+        found = self._trace_input(source.id, vpc.vni, address, destination)
+        answer = self._with_names(trace(found))
+        receiver = found.destination.ifindex if found.destination and answer.route == "same_host" else 0
+        return msgspec.structs.replace(answer, functions=self._functions_on(source.id, receiver))
+
+    def _functions_on(self, source: str, receiver: int) -> tuple[PathFunction, ...]:
+        """Return the functions that get an endpoint's packet; `receiver`: a local endpoint's ifindex, 0 for none."""
+        resolved, lookup = self._desired.resolved, self._kernel.queries.lookup_chains
+        sent = lookup(resolved.slots[source])[0]
+        return path_functions(resolved, sent, lookup(receiver - IFINDEX_BASE)[1] if receiver else 0)
 
     def _with_names(self, answer: PathReply) -> PathReply:
         """Add the droplets that a packet is sent to, and which of them do not answer."""

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The program around a user's function, one for each stage point: describes the packet to the function, calls it,
- * counts its verdict and carries it out. The agent appends the function's instructions to the program
- * (agent/datapath/functions/linker.py), which replaces the constants below.
+ * The program around a user's function, one for each stage point: calls it, counts its verdict and carries it out. The
+ * agent appends the function's instructions to the program (agent/datapath/functions/linker.py), which replaces the
+ * constants below.
  */
 #ifndef DROPLET_FUNCTION_H
 #define DROPLET_FUNCTION_H
@@ -32,7 +32,7 @@ struct function_configuration {
 /* Each function has its own; the linker puts it in the place of this one. */
 BPF_TABLE("array", __u32, struct function_configuration, function_configuration, 1);
 
-static int (*user_function)(struct stage *stage) = (void *)MAGIC_CALL;
+static int (*user_function)(struct stage *stage, void *start, void *end, void *configuration) = (void *)MAGIC_CALL;
 
 /* Counts the frame and leaves. */
 static __always_inline int leave_function(context *ctx, const struct frame_state *state, enum outcome outcome,
@@ -52,55 +52,6 @@ static __always_inline int drop_at(context *ctx, struct frame_state *state, enum
 	if (point != STAGE_DROPPED)
 		outcome = observe_end(ctx, state, outcome);
 	return leave_function(ctx, state, outcome, source_ifindex(ctx, state));
-}
-
-static __always_inline void describe_addresses(struct stage *stage, const struct frame_state *state,
-					       enum stage_point point, bool ingress)
-{
-	const __u64 *from = (const __u64 *)&state->tunnel.peer.address;
-	__u64 *to = (__u64 *)&stage->peer;
-	bool known = ingress && (state->tunnel.headers || point == STAGE_FROM_UNDERLAY);
-
-	to[0] = known ? from[0] : 0;
-	to[1] = known ? from[1] : 0;
-}
-
-static __always_inline void describe_packet(struct stage *stage, const struct frame_state *state)
-{
-	bool parsed = state->packet.kind && state->transport.parsed;
-
-	stage->ethertype = state->packet.kind;
-	stage->transport = parsed ? state->transport.offset : 0;
-	stage->protocol = parsed ? state->transport.protocol : 0;
-	stage->flags = parsed ? 0 : STAGE_NO_PORTS;
-	if (parsed && state->transport.fragment)
-		stage->flags = state->transport.later ? STAGE_FRAGMENT | STAGE_NO_PORTS : STAGE_FRAGMENT;
-	if (HAS_GSO)
-		stage->flags |= STAGE_UNFINISHED;
-}
-
-/* Fills all of `stage`, but for the pointers. */
-static __always_inline void describe(context *ctx, struct stage *stage, const struct frame_state *state,
-				     enum stage_point point)
-{
-	__u32 rx_ifindex = source_ifindex(ctx, state);
-	bool ingress = rx_ifindex < IFINDEX_BASE;
-
-	describe_addresses(stage, state, point, ingress);
-	describe_packet(stage, state);
-	stage->vni = point == STAGE_PASSED ? 0 : known_vni(ctx, state);
-	stage->length = state->length;
-	stage->packets = HAS_GSO ? state->packets : 1;
-	stage->sender = ingress ? STAGE_NO_ENDPOINT : slot_of(rx_ifindex);
-	stage->receiver = point == STAGE_TO_ENDPOINT ? slot_of(state->receiver) : STAGE_NO_ENDPOINT;
-	stage->inner = point == STAGE_FROM_UNDERLAY ? state->tunnel.headers : 0;
-	stage->drop_reason = point == STAGE_DROPPED ? state->outcome : 0;
-	stage->point = point;
-	stage->direction = ingress ? STAGE_INGRESS : STAGE_EGRESS;
-	stage->label = 0;
-	stage->target.word[0] = stage->target.word[1] = stage->target.word[2] = stage->target.word[3] = 0;
-	stage->reason = 0;
-	stage->changed = 0;
 }
 
 /* Where the function's packet starts: at the inner frame, except where it sees the outer headers. */
@@ -144,13 +95,14 @@ static __always_inline void count_reason(__u32 index, __u32 reason, __u32 packet
 }
 
 /* Calls the function, and measures the time of some calls. */
-static __always_inline __u32 call_user(struct stage *stage, struct function_traffic *traffic)
+static __always_inline __u32 call_user(context *ctx, struct frame_state *state, enum stage_point point,
+				       struct function_configuration *configuration, struct function_traffic *traffic)
 {
-	bool sampled = traffic && !(traffic->received.packets & SAMPLED);
+	bool sampled = !(traffic->received.packets & SAMPLED);
 	__u64 began = sampled ? bpf_ktime_get_ns() : 0;
-	__u32 verdict = user_function(stage);
+	__u32 verdict = user_function(stage_of(state), packet_start(ctx, state, point), frame_end(ctx), configuration);
 
-	if (sampled && traffic) {
+	if (sampled) {
 		traffic->samples++;
 		traffic->sampled_ns += bpf_ktime_get_ns() - began;
 	}
@@ -170,16 +122,14 @@ static __always_inline int resume(context *ctx, struct frame_state *state, enum 
 	return leave_function(ctx, state, outcome, source_ifindex(ctx, state));
 }
 
-static __always_inline int carry_out(context *ctx, struct frame_state *state, const struct stage *stage, __u32 verdict,
-				     enum stage_point point)
+static __always_inline int carry_out(context *ctx, struct frame_state *state, __u32 verdict, enum stage_point point)
 {
 	if (verdict == STAGE_SEND_BACK || verdict == STAGE_SEND_TO) {
 		state->sends = verdict;
-		copy_address(&state->target, &stage->target);
 		return resume(ctx, state, point);
 	}
 	if (state->chain)
-		return leave_function(ctx, state, call_next(ctx, state, point), source_ifindex(ctx, state));
+		return drop_at(ctx, state, point, call_next(ctx, state, point));
 	return resume(ctx, state, point);
 }
 
@@ -187,33 +137,26 @@ static __always_inline int carry_out(context *ctx, struct frame_state *state, co
 static __always_inline int process_function(context *ctx, enum stage_point point)
 {
 	struct frame_state *state = called_state(CALLED_AT(point));
-	__u32 index = PATCHED(MAGIC_INDEX), closed = PATCHED(MAGIC_CLOSED), only = 0, verdict;
+	__u32 index = PATCHED(MAGIC_INDEX), only = 0, verdict;
 	struct function_configuration *configuration = function_configuration.lookup(&only);
 	struct function_traffic *traffic = function_counters.lookup(&index);
-	struct stage stage KEY;
 	bool valid;
 
-	if (!state || !configuration)
+	if (!state || !configuration || !traffic)
 		return leave_function(ctx, state, NO_PROGRAM, 0);
-	describe(ctx, &stage, state, point);
-	stage.start = (__u64)packet_start(ctx, state, point);
-	stage.end = (__u64)frame_end(ctx);
-	stage.configuration = (__u64)configuration;
-	verdict = call_user(&stage, traffic);
-
+	verdict = call_user(ctx, state, point, configuration, traffic);
 	valid = is_valid_verdict(verdict, point);
-	if (traffic) {
-		add(&traffic->received, amount_of(ctx, state));
-		count_verdict(traffic, valid ? verdict : 0, amount_of(ctx, state));
-	}
-	if (!valid && closed && point != STAGE_DROPPED)
+	add(&traffic->received, amount_of(ctx, state));
+	count_verdict(traffic, valid ? verdict : 0, amount_of(ctx, state));
+	if (stage_of(state)->changed)
+		state->changed = index + 1;
+	if (!valid && PATCHED(MAGIC_CLOSED) && point != STAGE_DROPPED)
 		return drop_at(ctx, state, point, FUNCTION_FAULT);
 	if (valid && verdict == STAGE_DROP) {
-		count_reason(index, stage.reason, amount_of(ctx, state).packets);
+		count_reason(index, stage_of(state)->reason, amount_of(ctx, state).packets);
 		return drop_at(ctx, state, point, FUNCTION_DROPPED);
 	}
-	state->changed |= stage.changed;
-	return carry_out(ctx, state, &stage, valid ? verdict : STAGE_GO_ON, point);
+	return carry_out(ctx, state, valid ? verdict : STAGE_GO_ON, point);
 }
 
 #endif

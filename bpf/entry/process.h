@@ -37,7 +37,7 @@ static __always_inline enum outcome call_any(context *ctx, struct frame_state *s
 static __always_inline int continue_chain(context *ctx, struct frame_state *state, __u32 point)
 {
 	if (!state->sends && state->chain)
-		return leave_function(ctx, state, call_any(ctx, state, point), source_ifindex(ctx, state));
+		return drop_at(ctx, state, point, call_any(ctx, state, point));
 	return resume(ctx, state, point);
 }
 
@@ -84,7 +84,7 @@ static __always_inline void fill_meta(context *ctx, struct function_meta *meta, 
 }
 
 /* Takes the packet out of the pipeline. After an error it cannot go on. */
-static __always_inline enum outcome hand_to_process(context *ctx, struct frame_state *state, __u32 point)
+static __always_inline enum outcome hand_to_process(context *ctx, struct frame_state *state, __u32 point, __u32 index)
 {
 	__u32 headers = point == STAGE_FROM_UNDERLAY ? 0 : bounded(state->tunnel.headers, MAX_HEADERS);
 	__u64 token = (__u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
@@ -92,7 +92,8 @@ static __always_inline enum outcome hand_to_process(context *ctx, struct frame_s
 
 	state->rx_ifindex = source_ifindex(ctx, state);
 	state->answers = HAS_GSO ? state->packets : 1;
-	state->changed = state->processed = 1;
+	state->changed = index + 1;
+	state->processed = 1;
 	if (headers) {
 		if (remove_outer(ctx, headers, state->outer.summed))
 			return MALFORMED_OUTER;
@@ -129,7 +130,7 @@ static __always_inline int process_handed_over(context *ctx)
 			traffic->faults += amount.packets;
 		return on_fault(ctx, state, point, closed);
 	}
-	outcome = hand_to_process(ctx, state, point);
+	outcome = hand_to_process(ctx, state, point, index);
 	if (outcome != FUNCTION_HANDED_OVER)
 		return drop_at(ctx, state, point, outcome);
 	return leave_function(ctx, state, outcome, process->ifindex);
@@ -169,6 +170,8 @@ static __always_inline struct frame_state *take_back(context *ctx, const struct 
 		return 0;
 	state->length = frame_length(ctx);
 	state->packets = 1;
+	stage_of(state)->length = state->length;
+	stage_of(state)->packets = 1;
 	if (state->length < state->tunnel.headers + sizeof(struct ethhdr))
 		return 0;
 	state->tunnel.length = state->tunnel.longest = state->length - state->tunnel.headers;
@@ -196,7 +199,7 @@ static __always_inline int process_answer(context *ctx, const struct function_an
 	}
 	if (verdict != STAGE_GO_ON) {
 		state->sends = verdict;
-		copy_address(&state->target, &answer->target);
+		copy_address((struct address *)&stage_of(state)->target, &answer->target);
 	}
 	return continue_chain(ctx, state, point);
 }

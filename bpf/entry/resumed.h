@@ -13,16 +13,27 @@
 #if STAGES
 
 /* The local endpoint that a function sends a packet to, NULL if there is none. */
-static __always_inline struct interface *find_target(const struct frame_state *state, __u32 vni, __u32 *ifindex)
+static __always_inline struct interface *find_target(struct frame_state *state, __u32 vni, __u32 *ifindex)
 {
 	struct overlay_key key KEY;
 	struct endpoint *endpoint;
 
 	key.vni = vni;
-	__builtin_memcpy(&key.address, &state->target, sizeof(key.address));
+	__builtin_memcpy(&key.address, &stage_of(state)->target, sizeof(key.address));
 	endpoint = endpoints.lookup(&key);
 	*ifindex = endpoint ? ifindex_of(endpoint) : 0;
 	return find_receiver(*ifindex, vni);
+}
+
+/* Counts a packet that is unusable against the function that changed it last. */
+static __always_inline enum outcome unusable(const struct frame_state *state)
+{
+	__u32 index = state->changed - 1;
+	struct function_traffic *traffic = function_counters.lookup(&index);
+
+	if (traffic)
+		traffic->faults += HAS_GSO ? state->packets : 1;
+	return FUNCTION_FAULT;
 }
 
 /* Parses a packet of an endpoint again, and checks what depends on what a function may have changed. */
@@ -44,9 +55,9 @@ static __always_inline enum outcome check_changed(context *ctx, const struct int
 		outcome = hash_flow(ethernet, end, slot_of(source_ifindex(ctx, egress->state)), egress->packet,
 				    egress->transport, &egress->flow);
 	if (outcome != CONTINUE || is_group_mac(ethernet->h_dest) || is_multicast_packet(egress->packet))
-		return FUNCTION_FAULT;
+		return unusable(egress->state);
 	if (INNER_IPV6 && egress->packet->kind == ETH_P_IPV6 && is_link_local(&egress->packet->to.address))
-		return FUNCTION_FAULT;
+		return unusable(egress->state);
 	egress->tunnel->tos = (egress->tunnel->tos & ~ECN_MASK) | (egress->packet->tos & ECN_MASK);
 	return fits_mtu(sender->mtu, egress->tunnel) ? CONTINUE : EXCEEDS_MTU;
 }
@@ -123,7 +134,7 @@ static __always_inline enum outcome parse_changed(context *ctx, struct frame_sta
 	outcome = unknown_scalar(parse_inner(ctx, state));
 	if (outcome == CONTINUE && !state->tunnel.flags)
 		*on_path = recently_confirmed(&state->packet.from, &state->tunnel.peer.address);
-	return outcome == CONTINUE || outcome == INNER_PROTOCOL ? outcome : FUNCTION_FAULT;
+	return outcome == CONTINUE || outcome == INNER_PROTOCOL ? outcome : unusable(state);
 }
 
 /* Carries out a verdict other than go on, for a packet from a tunnel. */

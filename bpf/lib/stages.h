@@ -52,6 +52,64 @@ static __always_inline enum outcome call_next(context *ctx, struct frame_state *
 	return NO_PROGRAM;
 }
 
+/*
+ * struct stage of the frame: its fields, behind the pointers, are in frame_state.stage. They are written once for a
+ * chain, in words of 8 bytes as they are read; each function gets a copy (agent/datapath/functions/isolation.py).
+ */
+static __always_inline struct stage *stage_of(struct frame_state *state)
+{
+	return (void *)state->stage - __builtin_offsetof(struct stage, peer);
+}
+
+static __always_inline __u64 pair(__u32 first, __u32 second)
+{
+	return first | (__u64)second << 32;
+}
+
+/* The VPC of a frame as far as it was parsed; 0 if it is unknown. */
+static __always_inline __u32 known_vni(context *ctx, const struct frame_state *state)
+{
+	struct interface *sender = find_interface(source_ifindex(ctx, state));
+
+	if (sender)
+		return sender->vni;
+	return is_answer(ctx) || state->tunnel.headers ? state->tunnel.vni : 0;
+}
+
+/* The flags, protocol and offset of the transport header as struct stage has them. */
+static __always_inline __u32 transport_flags(const struct frame_state *state)
+{
+	const struct transport *transport = &state->transport;
+	__u32 flags = HAS_GSO ? STAGE_UNFINISHED : 0;
+
+	if (!state->packet.kind || !transport->parsed)
+		return flags | STAGE_NO_PORTS;
+	if (transport->fragment)
+		flags |= STAGE_FRAGMENT;
+	return transport->later ? flags | STAGE_NO_PORTS : flags;
+}
+
+static __always_inline void describe(context *ctx, struct frame_state *state, enum stage_point point)
+{
+	volatile __u64 *word = state->stage;
+	const __u64 *peer = (const __u64 *)&state->tunnel.peer.address;
+	__u32 rx_ifindex = source_ifindex(ctx, state), flags = transport_flags(state);
+	bool ingress = rx_ifindex < IFINDEX_BASE, parsed = state->packet.kind && state->transport.parsed;
+	bool known = ingress && state->tunnel.headers && point != STAGE_PASSED;
+	__u32 receiver = point == STAGE_TO_ENDPOINT ? slot_of(state->receiver) : STAGE_NO_ENDPOINT;
+
+	word[0] = known ? peer[0] : 0;
+	word[1] = known ? peer[1] : 0;
+	word[2] = pair(point == STAGE_PASSED ? 0 : known_vni(ctx, state), state->length);
+	word[3] = pair(HAS_GSO ? state->packets : 1, ingress ? STAGE_NO_ENDPOINT : slot_of(rx_ifindex));
+	word[4] = pair(receiver, 0);
+	word[5] = pair((point == STAGE_FROM_UNDERLAY ? state->tunnel.headers : 0) |
+			       (parsed ? state->transport.offset << 16 : 0),
+		       state->packet.kind | (point == STAGE_DROPPED ? state->outcome << 16 : 0));
+	word[6] = (parsed ? state->transport.protocol : 0) | point << 8 |
+		  (ingress ? STAGE_INGRESS : STAGE_EGRESS) << 16 | flags << 24;
+}
+
 /* Runs a chain that is not empty. `outcome`: that of the frame so far, with which it continues. */
 static __always_inline enum outcome call_chain(context *ctx, struct frame_state *state, enum stage_point point,
 					       __u32 chain, enum outcome outcome)
@@ -61,6 +119,7 @@ static __always_inline enum outcome call_chain(context *ctx, struct frame_state 
 	state->changed = 0;
 	state->sends = 0;
 	state->processed = 0;
+	describe(ctx, state, point);
 	return call_next(ctx, state, point);
 }
 
@@ -118,16 +177,6 @@ static __always_inline __u32 dropped_chain(__u32 vni)
 	if (vpc)
 		return vpc->dropped;
 	return host ? host->dropped : 0;
-}
-
-/* The VPC of a frame as far as it was parsed; 0 if it is unknown. */
-static __always_inline __u32 known_vni(context *ctx, const struct frame_state *state)
-{
-	struct interface *sender = find_interface(source_ifindex(ctx, state));
-
-	if (sender)
-		return sender->vni;
-	return is_answer(ctx) || state->tunnel.headers ? state->tunnel.vni : 0;
 }
 
 #endif

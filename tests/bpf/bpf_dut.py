@@ -83,7 +83,8 @@ FULL_BUCKETS = [(map_layout.U32.pack(n), bytes(map_layout.TOKEN_BUCKET.size)) fo
 XDP_ONLY = pytest.mark.parametrize("hook", [Hook.XDP], indirect=True)
 """For a test of what XDP alone has."""
 _STATE = map_layout.FRAME_STATE.size
-GARBAGE = (b"\xff" * _STATE, b"\1" * _STATE, bytes(range(1, 1 + _STATE)), b"\2\0\0\0\5\0\0\0" * (_STATE // 8))
+_COUNTED = bytes(n % 256 for n in range(1, 1 + _STATE))
+GARBAGE = (b"\xff" * _STATE, b"\1" * _STATE, _COUNTED, b"\2\0\0\0\5\0\0\0" * (_STATE // 8))
 """What a frame may find in `frame_states`: it must use nothing of that."""
 
 
@@ -361,7 +362,7 @@ class Dut:
         """Write what a program leaves on each CPU for the one that it calls: 1 + its slot, and who gets the frame."""
         fields = [*_unpacked(map_layout.PACKET), *_unpacked(map_layout.TUNNEL), *_unpacked(map_layout.TRANSPORT)]
         rest = [*_unpacked(map_layout.OUTER), *_unpacked(map_layout.OPTIONS)]
-        functions = (0, 0, 0, 0, bytes(16), 0, 0, 0, 0, 0)
+        functions = (0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(80))
         self.fill_state(
             map_layout.FRAME_STATE.pack(*fields, called, len(frame), 0, receiver, 0, 0, 1, *rest, *functions)
         )

@@ -13,6 +13,7 @@ from agent.core.model.hooks import Hook
 from agent.core.model.map_layout import STAGE_ARRAYS, STAGE_SLOTS, U32, MapName
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledObject
+from agent.datapath.functions.isolation import isolate
 from agent.datapath.functions.linker import link, map_of
 from agent.datapath.functions.user_program import CONFIGURATION, CONFIGURATION_SIZE, UserProgram
 
@@ -26,7 +27,7 @@ def _function(*, changes: bool) -> UserProgram:
     """Return a function that lets every packet go on; `changes`: as if it had changed the packet."""
     declare = struct.pack("<BBhi", 0x72, 1, CHANGED, 1)  # *(u8 *)(r1 + CHANGED) = 1
     go_on = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0)
-    return UserProgram((declare if changes else b"") + go_on)
+    return isolate(UserProgram((declare if changes else b"") + go_on))
 
 
 def install(compiled: CompiledObject, hook: Hook, fds: Mapping[str, int], leaves: int) -> list[int]:

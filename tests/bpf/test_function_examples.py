@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +19,14 @@ from agent.core.kinds.catalogue import KINDS
 from agent.core.model.hooks import POINTS
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import Outcome
+from agent.datapath.functions.checks import check
+from agent.datapath.functions.elf import read_object
+from agent.datapath.functions.isolation import isolate
 from protocol.codec import decode_document
 from protocol.documents import Function
 
-PAGE = (Path(__file__).parents[2] / "docs" / "functions.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "functions.md").read_text(encoding="utf-8")
 POINT, SLOT = "to_endpoint", 0
 BLOCKED = 1
 
@@ -102,6 +108,15 @@ def test_the_list_of_ports_changes_while_the_function_runs_and_the_counts_stay(
     assert counted(functions, 80) == 2
 
 
+def test_without_the_function_packets_are_delivered_again(
+    functions: FunctionDut, published: Callable[..., Function]
+) -> None:
+    install(functions, published(23))
+    assert outcome(functions, 23) is Outcome.FUNCTION_DROPPED
+    functions.chains(POINT)
+    assert outcome(functions, 23) is Outcome.DELIVERED
+
+
 def test_later_fragments_and_packets_without_ports_go_on(
     functions: FunctionDut, published: Callable[..., Function]
 ) -> None:
@@ -137,6 +152,21 @@ def test_the_smallest_function_runs_at_every_point(functions: FunctionDut, point
     functions.chains(point, SLOT)
     assert run_at(functions, point).outcome is USUAL[point]
     assert functions.counted(point, SLOT).went_on == 1
+
+
+@pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed")
+def test_an_object_file_that_is_compiled_as_the_page_says_runs(functions: FunctionDut, tmp_path: Path) -> None:
+    (tmp_path / "smallest.c").write_text(example("smallest.c"))
+    (command,) = re.findall(r"(?m)^clang .*$", PAGE)
+    command = command.replace("-I bpf", f"-I {ROOT / 'bpf'}")
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    program = read_object((tmp_path / "smallest.o").read_bytes())
+    check(program)
+    functions.install(POINT, SLOT, isolate(program))
+    functions.chains(POINT, SLOT)
+    assert outcome(functions, 80) is Outcome.DELIVERED
+    assert functions.counted(POINT, SLOT).went_on == 1
 
 
 def test_the_document_is_one_of_functions(published: Callable[..., Function]) -> None:

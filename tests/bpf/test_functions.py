@@ -224,6 +224,26 @@ def test_checksums_stay_right_when_bytes_are_replaced(functions: FunctionDut, of
     assert p.checksum(run.frame[14:34]) == 0
 
 
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_checksums_stay_right_when_an_address_is_replaced(functions: FunctionDut, side: str, family: int) -> None:
+    addresses = {"source": R, "destination": A} if family == 4 else {"source": IPV6_R, "destination": IPV6_A}
+    new = "10.9.8.7" if family == 4 else "fd00:9:8:7:6:5:4:3"
+    body = mapped_words(new).replace("stage->target", "to") + (
+        f"return stage_replace_address(stage, {int(side == 'destination')}, &to) ? 0 : STAGE_GO_ON;"
+    )
+    put(functions, "to_endpoint", f"struct stage_address to; {body}")
+    write = p.ipv4 if family == 4 else p.ipv6
+    kind = p.IPV4 if family == 4 else p.IPV6
+
+    def packet(source: str, destination: str) -> bytes:
+        return write(source, destination, p.summed(source, destination, p.udp(4000, 53, PAYLOAD)))
+
+    run = functions.from_underlay(tunnelled(p.ethernet(MAC[A], MAC[R], kind, packet(**addresses))))
+    assert run.outcome is Outcome.DELIVERED
+    assert run.frame[14:] == packet(**{**addresses, side: new})
+
+
 DAMAGE = (
     "*(__be16 *)(frame + 16) = 0xffff;",
     "frame[14] = 0x4f;",
@@ -247,6 +267,7 @@ def test_a_packet_that_a_function_damaged_and_declared_is_dropped(
     put(functions, point, body)
     other = damage.endswith("12) = 0;") and point == "from_underlay"
     assert run_at(functions, point).outcome is (Outcome.INNER_PROTOCOL if other else Outcome.FUNCTION_FAULT)
+    assert functions.counted(point, 0).faults == (0 if other else 1)
 
 
 @pytest.mark.parametrize("changed", [0, 1])

@@ -31,7 +31,7 @@ from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.map_layout import MapName
 from agent.datapath.bpf.outcomes import Outcome
 
-TRANSIT_XDP, TRANSIT_ERRORS = map_layout.ProgramSlot
+TRANSIT_XDP, TRANSIT_ERRORS, *_ = map_layout.ProgramSlot
 EMPTY_SLOT, FOREIGN_SLOT = 5, 6
 TO_B = p.ethernet(MAC[B], MAC[A], p.IPV4, p.ipv4(A, B, p.udp()))
 TOO_LONG = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp(data=bytes(MTU))))

@@ -183,6 +183,7 @@ async def make_streams(client: Client, hosts: Sequence[str] = ("h1",), replicas:
             storage=StorageType.FILE,
             num_replicas=replicas,
             allow_rollup_hdrs=True,
+            allow_direct=True,
         ),
     )
     await add_stream(

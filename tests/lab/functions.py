@@ -178,6 +178,18 @@ def nothing_heard(receiver: socket.socket) -> bool:
     return False
 
 
+def drops(lab: SystemLab, ends: tuple[str, str], family: int, port: int) -> bool:
+    """Say whether a datagram from one endpoint to a port of another is lost; one to another port follows it."""
+    with datagrams() as sockets:
+        own, to = (lab.address(one, family) for one in ends)
+        sender = sockets.socket(lab.inside(ends[0]), own, SENDING_PORT)
+        marked, free = (sockets.socket(lab.inside(ends[1]), to, number) for number in (port, SENDING_PORT + 1))
+        for number in (port, SENDING_PORT + 1):
+            sender.sendto(b"dropped?", (to, number))
+        assert heard(free) == b"dropped?"
+        return nothing_heard(marked)
+
+
 def grows_to(lab: SystemLab, host: str, id_: str, before: Counted, **wanted: int) -> Counted:
     """Wait until a function's counters have grown by at least so much; return by how much all of them have."""
 

@@ -30,6 +30,7 @@ from agent.datapath.functions.functions import Functions
 from agent.datapath.functions.record import folder_of
 from agent.datapath.loading import Loaded, load_hooks
 from protocol.documents import FunctionProgram
+from protocol.rpc import FunctionMapEntry, FunctionMapsRequest
 from tests.netns.conftest import run
 
 ROOT = Path(__file__).parents[2]
@@ -183,10 +184,41 @@ async def test_maps_are_read_by_the_names_of_their_fields(bench: Bench) -> None:
     value = (-3).to_bytes(4, "little", signed=True).ljust(8, b"\0") * bpf.possible_cpus()
     bpf.update(bench.pinned_map("each"), key, value)
 
-    seen, each = sorted(await bench.functions.contents(wanted), key=lambda one: one.name, reverse=True)
-    assert (seen.type, seen.max_entries, seen.entries) == ("hash", 100, [(17, 41)])
-    assert each.entries == [({"vni": 7, "port": 53, "mac": "000102030405"}, [-3] * bpf.possible_cpus())]
-    assert (await bench.functions.contents(wanted, 0))[0].truncated
+    seen, each = [await entries(bench, wanted, name) for name in ("seen", "each")]
+    assert seen == (FunctionMapEntry(17, (41,)),)
+    mac = "000102030405"
+    assert each == (FunctionMapEntry({"vni": 7, "port": 53, "mac": mac}, (-3,) * bpf.possible_cpus()),)
+    listed = await bench.functions.reader.read_maps(wanted.id, wanted.point, FunctionMapsRequest(wanted.id))
+    assert listed is not None
+    assert {(one.name, one.type, one.max_entries, one.per_cpu) for one in listed.maps} == {
+        ("seen", "hash", 100, False),
+        ("each", "percpu_hash", 4, True),
+    }
+
+
+async def test_entries_come_in_pages_until_all_were_there(bench: Bench) -> None:
+    wanted = function(COUNT)
+    await bench.functions.ensure(wanted)
+    for number in range(10):
+        bpf.update(bench.pinned_map("seen"), U32.pack(number), (number + 1).to_bytes(8, "little"))
+    pages, after = [], b""
+    while not pages or after:
+        request = FunctionMapsRequest(wanted.id, "seen", after, limit=4)
+        page = await bench.functions.reader.read_maps(wanted.id, wanted.point, request)
+        assert page is not None
+        pages.append(page.entries)
+        after = page.next
+    assert [len(page) for page in pages] == [4, 4, 2]
+    found = {str(one.key): one.values for page in pages for one in page}
+    assert found == {str(number): (number + 1,) for number in range(10)}
+
+
+async def entries(bench: Bench, wanted: Function, name: str) -> tuple[FunctionMapEntry, ...]:
+    """Return the first entries of one of a function's maps."""
+    page = await bench.functions.reader.read_maps(wanted.id, wanted.point, FunctionMapsRequest(wanted.id, name))
+    assert page is not None
+    assert page.next == b""
+    return page.entries
 
 
 async def test_a_map_whose_definition_changed_begins_empty(bench: Bench) -> None:

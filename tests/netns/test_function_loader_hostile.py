@@ -14,6 +14,7 @@ from agent.datapath.functions.compile import compile_source
 from agent.datapath.functions.load import run_on_samples, temporary_maps
 from agent.datapath.functions.map_limits import check_maps
 from agent.datapath.functions.refusals import CheckError, FunctionError, SourceError
+from agent.datapath.functions.user_program import UserProgram
 
 POINT = 1
 HEAD = '#include "stage.h"\n'
@@ -215,3 +216,29 @@ async def test_the_layout_of_struct_stage_is_that_of_the_header(cache: Path) -> 
         f'_Static_assert(__builtin_offsetof(struct stage, {name}) == {at}, "");' for name, at in offsets.items()
     ]
     await judged(body(*asserted, '_Static_assert(sizeof(struct stage) == 104, "");'), cache)
+
+
+LEFT_BEHIND = bytes((0x79, 0xA0, 0xF8, 0xFF, 0, 0, 0, 0))  # r0 = *(u64 *)(r10 - 8), which the function never wrote
+IN_FRONT = bytes((0x79, 0x10, 0xF8, 0xFF, 0, 0, 0, 0))  # r0 = *(u64 *)(r1 - 8), in front of struct stage
+DEEP = bytes((0x79, 0xA0, 0x40, 0xFF, 0, 0, 0, 0))  # r0 = *(u64 *)(r10 - 192)
+CALL, EXIT = bytes((0x85, 0x10, 0, 0, 1, 0, 0, 0)), bytes((0x95, 0, 0, 0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("code", [LEFT_BEHIND + EXIT, DEEP + EXIT, CALL + EXIT + LEFT_BEHIND + EXIT])
+def test_a_function_finds_zeros_where_others_left_their_stack(code: bytes) -> None:
+    with temporary_maps(UserProgram(code), b"") as maps, pytest.raises(FunctionError, match="returns 0 for"):
+        run_on_samples(UserProgram(code), POINT, maps)
+
+
+def test_a_function_cannot_read_in_front_of_struct_stage() -> None:
+    program = UserProgram(IN_FRONT + EXIT)
+    with temporary_maps(program, b"") as maps, pytest.raises(FunctionError, match="in front of struct stage"):
+        run_on_samples(program, POINT, maps)
+
+
+def test_the_refusal_of_a_verdict_shows_no_address_of_the_kernel() -> None:
+    read = (0x79, 0x12, 0, 0, 0, 0, 0, 0, 0x79, 0x13, 16, 0, 0, 0, 0, 0)  # r2 and r3 = addresses in struct stage
+    given = (0x1F, 0x32, 0, 0, 0, 0, 0, 0, 0xBF, 0x20, 0, 0, 0, 0, 0, 0)  # r0 = r2 - r3
+    program = UserProgram(bytes((*read, *given)) + EXIT)
+    with temporary_maps(program, b"") as maps, pytest.raises(FunctionError, match="returns a number above 65535"):
+        run_on_samples(program, POINT, maps)

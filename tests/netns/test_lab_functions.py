@@ -15,6 +15,7 @@ from lab.functions import (
     at_port,
     counted,
     datagrams,
+    drops,
     function,
     grows_to,
     heard,
@@ -27,7 +28,9 @@ from lab.functions import (
 
 from agent.core.model.hooks import POINTS
 from agent.core.model.map_layout import mapped
+from protocol import codec
 from protocol.documents import Function
+from protocol.status import Counters
 
 GO_ON, DROP, SEND_BACK, SEND_TO = 1, 2, 3, 4
 REASON = 5
@@ -216,6 +219,21 @@ def test_functions_at_dropped_meet_what_others_dropped_and_cannot_save_it(lab, h
             assert heard(asked.receiver)[0] == GO_ON
 
 
+@at_hosts
+def test_the_counters_of_functions_in_telemetry_are_those_of_the_kernel(lab, host):
+    """Of verdicts that only packets of these tests get."""
+    with datagrams() as sockets:
+        asked = Asked(lab, host, "from_endpoint", 6, sockets)
+        before = asked.counted()
+        asked.send(DROP)
+        grows_to(lab, host, asked.id, before, dropped=1)
+        own = asked.counted()
+    functions = codec.decode(lab.ask(host, "counters"), Counters).functions
+    (found,) = [one for one in functions if one.function == asked.id]
+    assert (found.point, found.dropped, found.sent_to) == ("from_endpoint", own.dropped, own.sent_to)
+    assert found.reasons == {str(reason): packets for reason, packets in own.reasons.items()}
+
+
 ORDER_PORT = 7301
 DIGIT = at_port(
     """\
@@ -275,18 +293,6 @@ def scoped(host: str, point: str) -> list[Function]:
     return made
 
 
-def arrives(lab: SystemLab, ends: tuple[str, str], family: int, port: int) -> bool:
-    """Say whether a datagram to a port arrives before one that no function drops."""
-    with datagrams() as sockets:
-        one, to = lab.address(ends[0], family), lab.address(ends[1], family)
-        sender = sockets.socket(lab.inside(ends[0]), one, SENDING_PORT)
-        marked, free = (sockets.socket(lab.inside(ends[1]), to, number) for number in (port, SENDING_PORT + 1))
-        for number in (port, SENDING_PORT + 1):
-            sender.sendto(b"scope", (to, number))
-        assert heard(free) == b"scope"
-        return not nothing_heard(marked)
-
-
 def pair_of(lab: SystemLab, point: str, local: str, peer: str) -> tuple[str, str]:
     return (local, peer) if point == "from_endpoint" else (peer, local)
 
@@ -307,14 +313,14 @@ def test_a_function_meets_the_packets_of_its_scope_and_no_others(lab, host, poin
         for number, name in enumerate(SCOPES):
             seen = {
                 local: {
-                    arrives(lab, pair_of(lab, point, local, peer), family, SCOPE_PORT + number) for family in FAMILIES
+                    drops(lab, pair_of(lab, point, local, peer), family, SCOPE_PORT + number) for family in FAMILIES
                 }
                 for local, peer in locals_.items()
             }
             dropped[name] = [seen[local] for local in locals_]
             found = counted(lab, host, f"{name}-{point}")
             assert found.dropped == found.reasons[0] == len(FAMILIES) * (3 - number)
-    gone, came = {False}, {True}
+    gone, came = {True}, {False}
     assert dropped == {
         "vpc": [gone, gone, gone, came],
         "network": [gone, gone, came, came],
@@ -328,18 +334,18 @@ def test_a_function_of_one_vpc_at_the_underlay_and_on_the_bouncer_meets_no_other
     forwarded = function("bounced", "forwarded", DROPPING, vpc="red", configuration=port_bytes(SCOPE_PORT + 1))
     with installed(lab, "x", "host.scope", underlay), installed(lab, "x", "tenant.bounced", forwarded):
         for family in FAMILIES:
-            assert not arrives(lab, ("web-t", "web-x"), family, SCOPE_PORT)
-            assert arrives(lab, ("shop-t", "shop-x"), family, SCOPE_PORT)
-            assert not arrives(lab, ("by-x-t", "by-x-m"), family, SCOPE_PORT + 1)
-            assert arrives(lab, ("shop-by-x-t", "shop-by-x-m"), family, SCOPE_PORT + 1)
+            assert drops(lab, ("web-t", "web-x"), family, SCOPE_PORT)
+            assert not drops(lab, ("shop-t", "shop-x"), family, SCOPE_PORT)
+            assert drops(lab, ("by-x-t", "by-x-m"), family, SCOPE_PORT + 1)
+            assert not drops(lab, ("shop-by-x-t", "shop-by-x-m"), family, SCOPE_PORT + 1)
         assert [counted(lab, "x", one).dropped for one in ("of-red", "bounced")] == [len(FAMILIES)] * 2
 
 
 def test_a_function_of_one_host_leaves_what_other_hosts_do_alone(lab):
     function_ = function("local", "from_endpoint", DROPPING, vpc="red", configuration=port_bytes(SCOPE_PORT))
     with installed(lab, "x", "tenant.local", function_):
-        assert not arrives(lab, ("web-x", "web-t"), 4, SCOPE_PORT)
-        assert arrives(lab, ("web-t", "web-x"), 4, SCOPE_PORT)
+        assert drops(lab, ("web-x", "web-t"), 4, SCOPE_PORT)
+        assert not drops(lab, ("web-t", "web-x"), 4, SCOPE_PORT)
 
 
 def test_the_receivers_of_this_host_are_met_at_to_endpoint_too(lab):
@@ -348,5 +354,5 @@ def test_the_receivers_of_this_host_are_met_at_to_endpoint_too(lab):
         one = function("same", "to_endpoint", DROPPING, vpc="red", configuration=port_bytes(SCOPE_PORT))
         with installed(lab, host, "tenant.same", one):
             for family in FAMILIES:
-                assert not arrives(lab, (f"web-{host}", f"other-{host}"), family, SCOPE_PORT)
-        assert arrives(lab, (f"web-{host}", f"other-{host}"), 4, SCOPE_PORT), "not any more"
+                assert drops(lab, (f"web-{host}", f"other-{host}"), family, SCOPE_PORT)
+        assert not drops(lab, (f"web-{host}", f"other-{host}"), 4, SCOPE_PORT), "not any more"

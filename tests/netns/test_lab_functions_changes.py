@@ -15,17 +15,14 @@ from lab.echoes import unbroken
 from lab.fixtures import SystemLab, running_lab
 from lab.function_topology import FAMILIES, HOSTS, OTHER, SMALL
 from lab.functions import (
-    SENDING_PORT,
     answer,
     at_port,
     body_of,
     counted,
-    datagrams,
+    drops,
     function,
     function_pins,
     grows_to,
-    heard,
-    nothing_heard,
     port_bytes,
     put,
     source,
@@ -86,16 +83,9 @@ def traffic(lab: SystemLab) -> Iterator[None]:
         stream.goes_on()
 
 
-def drops(lab: SystemLab, host: str, port: int) -> bool:
-    """Say whether what an endpoint of a host sends to a port is dropped, as the next datagram shows."""
-    with datagrams() as sockets:
-        sender = sockets.socket(lab.inside(f"web-{host}"), lab.address(f"web-{host}", 6), SENDING_PORT)
-        there, to = lab.inside(f"web-{OTHER[host]}"), lab.address(f"web-{OTHER[host]}", 6)
-        marked, free = (sockets.socket(there, to, number) for number in (port, SENDING_PORT + 1))
-        sender.sendto(b"marked", (to, port))
-        sender.sendto(b"free", (to, SENDING_PORT + 1))
-        assert heard(free) == b"free"
-        return nothing_heard(marked)
+def is_dropped(lab: SystemLab, host: str, port: int) -> bool:
+    """Say whether what an endpoint of a host sends to a port is dropped."""
+    return drops(lab, (f"web-{host}", f"web-{OTHER[host]}"), 6, port)
 
 
 def is_clean(lab: SystemLab, host: str) -> bool:
@@ -112,7 +102,7 @@ def test_replacing_configuring_and_removing_functions_under_traffic_loses_no_pac
             for host in HOSTS:
                 put(lab, host, DOCUMENT, *changing(state[0], PORTS[state[1]]) if state else ())
             for host in HOSTS:
-                dropped = [drops(lab, host, port) for port in PORTS]
+                dropped = [is_dropped(lab, host, port) for port in PORTS]
                 assert dropped == [state is not None and number == state[1] for number in range(2)]
     for host in HOSTS:
         assert function_pins(lab, host) == []
@@ -159,7 +149,8 @@ def test_an_agent_killed_at_any_moment_of_a_change_ends_in_the_state_of_its_docu
                 lab.wait_in_sync(host)
                 assert answer(lab, host, DOCUMENT, revisions[host]).state is State.REALIZED
                 until(lambda host=host: is_clean(lab, host), f"{host} with one build of each function")
-                dropped = [drops(lab, host, port) for port in PORTS]
+            for host in HOSTS:
+                dropped = [is_dropped(lab, host, port) for port in PORTS]
                 assert dropped == [state is not None and number == state[1] for number in range(2)]
 
 
@@ -170,11 +161,11 @@ def test_an_uninstall_removes_the_pins_of_functions(lab):
     assert len(function_pins(lab, host)) == len(POINTS)
     lab.lab.stop_agent(host)
     assert len(function_pins(lab, host)) == len(POINTS), "an agent that stops leaves its functions"
-    assert drops(lab, host, PORTS[0])
+    assert is_dropped(lab, host, PORTS[0])
     command = [agent_program(), "--config", str(lab.lab.paths.settings(host)), "--uninstall"]
     done = run_in(lab.names.droplet(host), command)
     assert done.returncode == 0, done.stderr
     assert not lab.lab.paths.pins(host).exists()
     lab.restart_agent(host)
-    until(lambda: drops(lab, host, PORTS[0]), "the function again")
+    until(lambda: is_dropped(lab, host, PORTS[0]), "the function again")
     put(lab, host, DOCUMENT)

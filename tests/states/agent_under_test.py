@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from agent.core.config.delivery import Delivery
 from agent.core.config.registry import DocumentStatus
+from agent.core.plan.slot_guard import SlotGuard
 from agent.core.probe.paths import PathRecords
 from agent.reconcile.acknowledgements import Acknowledgements
 from agent.reconcile.kernel_results import KernelResults
@@ -82,6 +83,7 @@ class Agent:
         self._store = Store(self._folder, "h1")
         self.faults = FaultReporter(lambda _kind, _lines: None)
         kernel, report = self.kernel, self.faults.report
+        kernel.guard = SlotGuard()
         processes = BoundProcesses(kernel.bindings, self._store)
         restored = await restore(SETTINGS, kernel, self._store, processes, self.known)
         self.underlay = underlay = Underlay(SETTINGS, kernel, restored.found, restored.inherited)

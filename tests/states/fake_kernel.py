@@ -75,6 +75,7 @@ class FakeKernel:
         """The functions in the jump tables, by stage point and slot."""
         self.files: dict[str, bytes] = {}
         """The operator's folder of programs."""
+        self.guard = SlotGuard()
         self.judged: list[str] = []
         """The keys of the programs that were judged."""
         self.features = Features(functions=True)
@@ -97,13 +98,12 @@ class FakeKernel:
 
     async def run(self, actions: Iterable[Action]) -> list[Failure]:
         failures: list[Failure] = []
-        guard = SlotGuard()
+        guard = self.guard
         for action in actions:
             self.actions.append(action)
             before = len(failures)
             failures += self._carry_out(action, guard)
-            if len(failures) > before:
-                guard.refused(action)
+            guard.done(action, failures[before:])
             self._check_chains()
             if self._seen is not None:
                 self._seen.append(self.contents())
@@ -113,14 +113,17 @@ class FakeKernel:
         refused = self.refuse(action)
         if isinstance(action, DeleteFunction) and not refused:
             try:
-                guard.check(action)
+                suspects = guard.suspects().items()
+                held = {name: {k: v for k, v in self.maps[name].items() if k in keys} for name, keys in suspects}
+                guard.check(action, held)
             except OSError as error:
                 refused = error.errno or errno.EIO
         found = [self._failure(action, refused)] if refused else []
         if not refused:
             found = self._do(guard.allowed(action) if isinstance(action, PutEntries) else action)
-        if isinstance(action, EnsureFunction) and (action.function.point, action.function.slot) not in self.functions:
-            guard.is_empty(action.function)
+        if isinstance(action, EnsureFunction):
+            filled = (action.function.point, action.function.slot) in self.functions
+            (guard.is_filled if filled else guard.is_empty)(action.function)
         return found
 
     def _check_chains(self) -> None:

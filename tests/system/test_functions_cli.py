@@ -131,7 +131,7 @@ def test_entries_of_its_maps_have_the_names_of_the_source(lab):
     (seen,) = icmp["values"]
     assert seen["packets"] >= 6
     assert seen["bytes"] >= 6 * 64
-    assert seen["last"] == "qwAAAA==", "bytes in JSON are base64"
+    assert seen["last"] == "ab000000"
     assert (totals["name"], totals["per_cpu"]) == ("totals", True)
     (entry,) = totals["entries"]
     assert (entry["key"], sum(entry["values"])) == (2, traffic(lab).received.packets)
@@ -139,6 +139,14 @@ def test_entries_of_its_maps_have_the_names_of_the_source(lab):
     assert "flows (hash)" in table
     assert "VALUE packets" in table
     assert "totals" not in table
+
+
+def test_the_functions_on_a_packets_path_are_named(lab):
+    done = ctl(lab, "path", "h1", "web-1", lab.address("web-2"), user="operator")
+    assert done.stdout.endswith(f": same host; functions: {ID} at from_endpoint\n")
+    lab.publish_and_wait("h1", DOCUMENT, None, State.REALIZED)
+    assert ctl(lab, "path", "h1", "web-1", lab.address("web-2"), user="operator").stdout.endswith(": same host\n")
+    lab.publish_and_wait("h1", DOCUMENT, counting(), State.REALIZED)
 
 
 def test_a_map_or_a_function_that_is_not_there_is_one_line_and_exit_code_1(lab):

@@ -16,6 +16,7 @@ from lab.traffic import exchange_tcp, pings, unbroken_flow
 from lab.waiting import until
 
 from agent.core.kinds import catalogue
+from agent.core.kinds.functions import FUNCTIONS
 from agent.core.model.map_layout import DROPLET, ENDPOINT, OVERLAY_KEY, mapped
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.maps import Map
@@ -25,6 +26,9 @@ from protocol import codec
 from protocol.acknowledgements import State
 from protocol.documents import Attachment, Document, Endpoint
 
+MAPS = [name for name in catalogue.KINDS.maps if name not in FUNCTIONS.maps]
+"""The maps that documents fill: hosts of this lab run no functions."""
+
 
 @pytest.fixture(scope="module")
 def lab(lab_cache: None) -> Iterator[SystemLab]:
@@ -33,7 +37,7 @@ def lab(lab_cache: None) -> Iterator[SystemLab]:
         yield lab
 
 
-@pytest.mark.parametrize("name", catalogue.KINDS.maps)
+@pytest.mark.parametrize("name", MAPS)
 def test_deleted_entries_are_restored(lab, name):
     wanted = lab.entries(HOST, name)
     assert wanted
@@ -235,20 +239,20 @@ def test_an_address_that_is_missing_for_a_moment_removes_nothing(lab):
     """
     address = f"{lab.topology.droplets[HOST].address}/24"
     other = f"{ip_address(lab.topology.droplets[HOST].address) + 100}/16"  # which does not go with the first one
-    wanted, links = {name: lab.entries(HOST, name) for name in catalogue.KINDS.maps}, lab.host_links(HOST)
+    wanted, links = {name: lab.entries(HOST, name) for name in MAPS}, lab.host_links(HOST)
     lab.lossy = "packets that came while the address was away are gone"
     lab.ip(lab.names.droplet(HOST), "address", "add", other, "dev", "eth0")
     lab.ip(lab.names.droplet(HOST), "address", "delete", address, "dev", "eth0")
     try:
         until(lambda: names_of_failures(lab, "underlay") == ["EADDRNOTAVAIL"], "the agent to acknowledge it")
         lab.ip(lab.names.droplet(HOST), "address", "delete", other, "dev", "eth0")
-        assert {name: lab.entries(HOST, name) for name in catalogue.KINDS.maps} == wanted
+        assert {name: lab.entries(HOST, name) for name in MAPS} == wanted
         lab.kill_agent(HOST)
         logged = len(log_of(lab))
         lab.lab.start_agent(HOST)
         until(lambda: not lab.lab.agent_runs(HOST), "its end")
         assert "this host cannot run the agent: interface: eth0 has no address" in log_of(lab)[logged:]
-        assert {name: lab.entries(HOST, name) for name in catalogue.KINDS.maps} == wanted
+        assert {name: lab.entries(HOST, name) for name in MAPS} == wanted
         assert lab.host_links(HOST) == links
     finally:
         lab.ip(lab.names.droplet(HOST), "address", "add", address, "dev", "eth0")
@@ -256,5 +260,5 @@ def test_an_address_that_is_missing_for_a_moment_removes_nothing(lab):
     until(lambda: lab.in_sync(HOST), "all to be well")
     lab.wait_for_next_hops(HOST)
     until(lambda: pings(lab, "web-1", "web-2"), "answers")
-    assert {name: lab.entries(HOST, name) for name in catalogue.KINDS.maps} == wanted
+    assert {name: lab.entries(HOST, name) for name in MAPS} == wanted
     assert lab.host_links(HOST) == links

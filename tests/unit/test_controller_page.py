@@ -107,7 +107,7 @@ def test_the_headers_of_a_removal_are_those_that_the_simulated_controller_sends(
 
 
 def test_the_documents_of_the_page_are_valid() -> None:
-    for name, objects in block("documents: h1").items():
+    for name, objects in {**block("documents: h1"), **block("documents: functions")}.items():
         assert subjects.is_document(name)
         assert codec.encode(decode_document(codec.encode(objects)))
 

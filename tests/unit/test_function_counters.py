@@ -6,19 +6,20 @@ import pytest
 
 from agent.cli import function_tables
 from agent.core.faults.function_faults import QUIET_SECONDS, FailingFunction, FunctionWatch
-from agent.core.functions.stages import Point
+from agent.core.functions.stages import Point, chain_of, index_of
+from agent.core.model.resolved_state import HostState, initial_state
 from agent.datapath.bpf.map_queries import FunctionCounters, Traffic
-from agent.datapath.functions.map_entries import as_value
-from agent.datapath.functions.user_program import Field
+from agent.report.function_queries import path_functions
 from agent.report.status_messages import counters
 from protocol import codec, status
-from protocol.rpc import FunctionLogReply, FunctionMap, FunctionMapEntry, FunctionMapsReply
+from protocol.rpc import FunctionLogReply, FunctionMap, FunctionMapEntry, FunctionMapsReply, MapValue
 from protocol.status import Counters, FunctionTraffic
 
 OPEN, CLOSED = FailingFunction("a", "from_endpoint", closed=False), FailingFunction("b", "passed", closed=True)
 FOUND = FunctionCounters(Traffic(10, 1000), 4, 3, 2, 0, 1, 2, 301, {3: 2, 11: 1})
-PAIR = (Field("port", 0, 2), Field("pad", 2, 2, "pad"), Field("words", 4, 2, "s", 2), Field("last", 8, 4, "bytes"))
-RAW = (443).to_bytes(2, "little") + b"\xff\xff" + (5).to_bytes(2, "little") + b"\xff\xff" + b"\1\2\3\4"
+
+
+VALUES: tuple[MapValue, ...] = (1, -1, "01", {"a": 1, "b": "02", "c": [1, 2]})
 
 
 def told(names: list[FailingFunction], watch: FunctionWatch) -> bool:
@@ -76,31 +77,17 @@ def test_a_function_that_was_never_measured_has_no_mean() -> None:
     assert (one.samples, one.mean_ns) == (0, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("raw", "fields", "value"),
-    [
-        (b"\1\0\0\0", (Field("", 0, 4),), 1),
-        (b"\xff\xff\xff\xff", (Field("", 0, 4, "s"),), -1),
-        (b"\1\2\3", (), b"\1\2\3"),
-        (b"\1\2\3", (Field("", 0, 3, "bytes"),), b"\1\2\3"),
-        (RAW, PAIR, {"port": 443, "words": (5, -1), "last": b"\1\2\3\4"}),
-    ],
-)
-def test_a_value_is_a_number_bytes_or_fields_by_name(raw: bytes, fields: tuple[Field, ...], value: object) -> None:
-    assert as_value(raw, fields) == value
-
-
 def test_values_of_maps_are_the_same_behind_the_bus() -> None:
-    entries = tuple(FunctionMapEntry(key, (key, 1 << 63)) for key in (1, -1, b"\1", {"a": 1, "b": b"\2", "c": (1, 2)}))
+    entries = tuple(FunctionMapEntry(key, (key, 1 << 63)) for key in VALUES)
     reply = FunctionMapsReply((FunctionMap("m", "hash", 4, 8, 64),), entries, b"\1")
     assert codec.decode(codec.encode(reply), FunctionMapsReply) == reply
 
 
 def test_a_table_shows_the_sum_of_all_cpus() -> None:
     assert function_tables.added((1, 2, 3)) == 6
-    assert function_tables.added((b"\0", b"\1", b"\2")) == b"\1"
-    parts = ({"a": 1, "b": b"\0", "c": (1, 2)}, {"a": 2, "b": b"\7", "c": (3, 4)})
-    assert function_tables.added(parts) == {"a": 3, "b": b"\7", "c": (4, 6)}
+    assert function_tables.added(("00", "01", "02")) == "01"
+    parts: tuple[MapValue, ...] = ({"a": 1, "b": "00", "c": [1, 2]}, {"a": 2, "b": "07", "c": [3, 4]})
+    assert function_tables.added(parts) == {"a": 3, "b": "07", "c": [4, 6]}
     assert function_tables.added(({"a": 1},)) == {"a": 1}
 
 
@@ -127,11 +114,11 @@ def test_a_table_of_counters_has_the_columns_that_are_used_and_fits(
 
 def test_entries_of_a_map_have_a_column_for_each_field(capsys: pytest.CaptureFixture[str]) -> None:
     one = FunctionMap("ports", "hash", 4, 8, 64)
-    entries = [FunctionMapEntry({"port": 443, "proto": 6}, ({"port": 7, "last": b"\xab\xcd"},))]
+    entries = [FunctionMapEntry({"port": 443, "proto": 6}, ({"port": 7, "last": "abcd"},))]
     function_tables.function_map("h1", one, entries, more=True, wide=False)
     text = capsys.readouterr().out
     assert text.startswith("h1 ports (hash): the first 1 of at most 64 entries\n")
-    assert all(word in text for word in ("KEY port", "KEY proto", "VALUE port", "VALUE last", "443", "ab cd"))
+    assert all(word in text for word in ("KEY port", "KEY proto", "VALUE port", "VALUE last", "443", "abcd"))
     function_tables.function_map("h1", one, [], more=False, wide=False)
     assert capsys.readouterr().out == "h1 ports (hash): 0 of at most 64 entries\n"
 
@@ -145,3 +132,16 @@ def test_a_log_says_what_is_missing_in_words(capsys: pytest.CaptureFixture[str])
         "refused: the newest revision's program is not refused\n\n"
         "h2: document doc, revision 8, at passed\ninstalled:\n  x\n  y\nrefused:\n  no\n"
     )
+
+
+def test_the_functions_of_a_path_come_in_the_order_of_their_chains() -> None:
+    indexes = {("a", 1): index_of(1, 0), ("b", 1): index_of(1, 3), ("c", 2): index_of(2, 0)}
+    resolved = initial_state(HostState("h1", "default", ()), {"functions": indexes})
+    found = path_functions(resolved, chain_of([3, 0]), chain_of([0, 7]))
+    assert [(one.function, one.point) for one in found] == [
+        ("b", "from_endpoint"),
+        ("a", "from_endpoint"),
+        ("c", "to_endpoint"),
+        ("slot 7", "to_endpoint"),
+    ]
+    assert path_functions(resolved, 0, 0) == ()

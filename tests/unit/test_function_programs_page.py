@@ -63,7 +63,7 @@ def test_every_verdict_is_in_the_table_and_its_outcomes_exist() -> None:
     )
     contract = section("The contract")
     assert {one for one in contract.first_cells() if one.startswith("STAGE_")} == verdicts
-    outcomes = set(re.findall(r"`(function_\w+)`", PAGE)) - {"function_counters", "function_reasons"}
+    outcomes = set(re.findall(r"`(function_\w+)`", PAGE)) - {"function_failing"}
     assert {name.upper() for name in outcomes} == {one.name for one in Outcome if one.name.startswith("FUNCTION_")}
 
 
@@ -98,3 +98,12 @@ def test_the_settings_have_the_defaults_of_the_agent() -> None:
         value = getattr(defaults, name)
         written = {"()": "`[]`", "''": '`""`'}.get(repr(value), repr(value))
         assert table.row(name)[1] == written
+
+
+def test_every_message_in_the_troubleshooting_table_is_one_of_the_code() -> None:
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "agent").rglob("*.py")))
+    code = re.sub(r'"\s*f?"', "", sources).replace("calls {what}", "calls bpf_")
+    quoted = [text for row in section("Troubleshooting").rows for text in re.findall(r'"([^"]+)"', row[0])]
+    parts = [part for text in quoted for part in text.removesuffix(" source").split("...") if "line 12" not in part]
+    assert len(quoted) > 5
+    assert [part for part in parts if part.strip() not in code] == []

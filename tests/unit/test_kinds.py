@@ -70,8 +70,11 @@ MAY_NAME = {
     "agent/settings.py": ("functions", "a section of the settings"),
     "agent/store/process_bindings.py": ("endpoints", "only endpoints are attached to a process"),
     "agent/report/queries.py": ("endpoints networks vpcs", "the path of a packet begins at an endpoint in a network"),
-    "agent/cli/host_commands.py": ("endpoint", "the path of a packet begins at an endpoint"),
-    "agent/cli/tables.py": ("droplets endpoint endpoints", "columns of the host's status, paths and traffic"),
+    "agent/cli/host_commands.py": ("endpoint functions", "the path of a packet begins at an endpoint; counters"),
+    "agent/cli/function_commands.py": ("functions", "commands for functions"),
+    "agent/cli/tables.py": ("droplets endpoint endpoints functions", "columns of the host's status, paths and traffic"),
+    "agent/report/function_queries.py": ("functions", "answers requests about functions"),
+    "agent/report/status_reporter.py": ("functions", "counters of functions"),
     "agent/daemon.py": (
         "droplets endpoints functions networks vpcs",
         "settings of map sizes and of functions; the observable of droplets",

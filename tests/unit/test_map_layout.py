@@ -91,8 +91,8 @@ FIELDS["frame_state"] = (
         *(f"{part}.{field}" for part in ("packet", "tunnel", "transport") for field in FIELDS[part][1]),
         *("called", "length", "reason", "receiver", "local", "received_flags", "packets"),
         *(f"{part}.{field}" for part in ("outer", "options") for field in FIELDS[part][1]),
-        *("chain", "outcome", "flow", "changed", "target", "sends", "on_path", "processed"),
-        *("rx_ifindex", "answers"),
+        *("chain", "outcome", "flow", "changed", "sends", "on_path", "processed"),
+        *("rx_ifindex", "answers", "stage"),
     ],
 )
 """Every struct that is a key or a value, with its fields in the order of the format; padding is not named."""

@@ -48,16 +48,23 @@ class Chains:
 
     def __init__(self, refuses: int = 0) -> None:
         self.entries: dict[bytes, bytes] = {}
-        self._refuses = refuses
+        self.refuses = refuses
 
     def put(self, entries: Any) -> list[Refused]:
-        if self._refuses:
-            return [Refused(self._refuses, tuple(key for key, _ in entries))]
+        if self.refuses:
+            return [Refused(self.refuses, tuple(key for key, _ in entries))]
         self.entries.update(entries)
         return []
 
     def delete(self, keys: Any) -> list[Refused]:
-        return [Refused(self._refuses, tuple(keys))] if self._refuses else []
+        if self.refuses:
+            return [Refused(self.refuses, tuple(keys))]
+        for key in keys:
+            self.entries.pop(key, None)
+        return []
+
+    def find(self, keys: Any) -> dict[bytes, bytes]:
+        return {key: self.entries[key] for key in keys if key in self.entries}
 
 
 def executor(slots: Any, chains: Any = None) -> Executor:
@@ -83,7 +90,7 @@ def test_a_chain_names_the_older_program_where_a_newer_one_is_refused() -> None:
     assert tuple(chains.entries.items()) == CHAINS.entries
 
 
-def test_the_next_plan_starts_anew() -> None:
+def test_chains_name_a_slot_again_that_was_filled_at_last() -> None:
     chains, slots = Chains(), Slots(refuses=True)
     worker = executor(slots, chains)
     run(worker, EnsureFunction(FUNCTION), CHAINS)
@@ -92,14 +99,36 @@ def test_the_next_plan_starts_anew() -> None:
     assert tuple(chains.entries.items()) == CHAINS.entries
 
 
-@pytest.mark.parametrize("action", [CHAINS, DeleteEntries(MapName.ENDPOINT_STAGES, (KEY,))])
-def test_a_slot_stays_filled_while_a_chain_that_could_not_be_changed_may_name_it(action: Any) -> None:
-    slots = Slots((Point.FROM_ENDPOINT, 2))
-    refused = run(executor(slots, Chains(errno.EPERM)), action, REMOVAL)
+REMOVED = DeleteEntries(MapName.ENDPOINT_STAGES, (KEY,))
+
+
+@pytest.mark.parametrize("action", [PutEntries(MapName.ENDPOINT_STAGES, WITHOUT), REMOVED])
+def test_a_slot_stays_filled_while_a_chain_that_could_not_be_changed_names_it(action: Any) -> None:
+    slots, chains = Slots((Point.FROM_ENDPOINT, 2)), Chains()
+    worker = executor(slots, chains)
+    assert run(worker, CHAINS) == []
+    chains.refuses = errno.EPERM
+    refused = run(worker, action, REMOVAL)
     assert [failure.errno for failure in refused] == [errno.EPERM, errno.EBUSY]
+    assert [failure.errno for failure in run(worker, REMOVAL)] == [errno.EBUSY], "a later plan with no chain"
     assert slots.filled
-    assert run(executor(slots, Chains()), action, REMOVAL) == []
+    chains.refuses = 0
+    assert run(worker, action, REMOVAL) == []
     assert not slots.filled
+
+
+def test_a_slot_is_emptied_if_the_chain_that_could_not_be_written_does_not_name_it() -> None:
+    slots = Slots((Point.FROM_ENDPOINT, 2))
+    assert [failure.errno for failure in run(executor(slots, Chains(errno.EPERM)), CHAINS, REMOVAL)] == [errno.EPERM]
+    assert not slots.filled
+
+
+def test_chains_of_later_plans_pass_over_a_slot_that_is_still_empty() -> None:
+    chains, slots = Chains(), Slots(refuses=True)
+    worker = executor(slots, chains)
+    run(worker, EnsureFunction(FUNCTION))
+    assert run(worker, CHAINS) == []
+    assert tuple(chains.entries.items()) == WITHOUT
 
 
 def test_functions_are_refused_where_they_are_off() -> None:

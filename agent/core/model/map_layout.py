@@ -187,12 +187,12 @@ OUTER = struct.Struct("=16sQHH2sBx")
 OPTIONS = struct.Struct("=HHH2x")
 """struct options { u16 rts; u16 probe; u16 returned; pad[2] }."""
 FRAME_STATE = struct.Struct(
-    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB3xH{OUTER.format[1:]}{OPTIONS.format[1:]}IIII16sIBB2xII"
+    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB3xH{OUTER.format[1:]}{OPTIONS.format[1:]}IIIIIBB2xII80s"
 )
 """struct frame_state { packet; tunnel; transport; u32 called, length, reason, receiver; u16 local; u8 received_flags;
 pad[3]; u16 packets; outer; options; u32 chain, outcome, flow,
-changed; address target; u32 sends; u8 on_path, processed; rest[2];
-u32 rx_ifindex, answers }. The agent neither reads nor writes it."""
+changed, sends; u8 on_path, processed; rest[2]; u32 rx_ifindex, answers; u64 stage[STAGE_WORDS] }. The agent neither reads
+nor writes it."""
 SCRATCH = struct.Struct("=2048s")
 """struct scratch { u8 bytes[2048] }. The agent neither reads nor writes it."""
 KERNEL_LAYOUT = struct.Struct("=Q5I4x")

@@ -1,29 +1,37 @@
 """Keeps chains of functions and the programs in their slots together where the kernel refuses a part of a plan. Pure.
 
 A packet whose chain names a slot without a program is dropped. So a chain passes over a slot that could not be filled,
-and a slot stays filled while a chain that could not be changed may name it.
+and a slot stays filled while a chain that could not be changed names it. Both hold beyond the plan in which the kernel
+refused something: later plans do not repeat what they do not know to be missing.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator, Mapping
 
-from agent.core.functions.stages import CHAIN_MAPS, without_slots
+from agent.core.functions.stages import CHAIN_MAPS, slots_of, without_slots
 from agent.core.model.desired_entries import Function
-from agent.core.plan.actions import Action, DeleteEntries, DeleteFunction, PutEntries
+from agent.core.model.map_layout import MapName
+from agent.core.plan.actions import Action, DeleteEntries, DeleteFunction, Failure, PutEntries
 
 
 class SlotGuard:
-    """What was refused of one plan so far."""
+    """What the kernel refused, as far as it was not made up for."""
 
     def __init__(self) -> None:
         self._empty: set[tuple[int, int]] = set()
         """Stage points and slots that could not be filled."""
-        self._chains_refused = False
+        self._refused: dict[MapName, set[bytes]] = {}
+        """The keys of chains whose last change was refused."""
 
     def is_empty(self, function: Function) -> None:
         """Record that a function's slot has no program, not even an older one."""
         self._empty.add((function.point, function.slot))
+
+    def is_filled(self, function: Function) -> None:
+        """Record that a function's slot has a program."""
+        self._empty.discard((function.point, function.slot))
 
     def allowed(self, action: PutEntries) -> PutEntries:
         """Return the action with chains that name filled slots only."""
@@ -31,12 +39,32 @@ class SlotGuard:
             return action
         return PutEntries(action.map, without_slots(action.map, action.entries, self._empty))
 
-    def refused(self, action: Action) -> None:
-        """Record that the kernel refused a part of an action."""
+    def done(self, action: Action, failures: list[Failure]) -> None:
+        """Record that an action was carried out, but for what was refused."""
         if isinstance(action, PutEntries | DeleteEntries) and action.map in CHAIN_MAPS:
-            self._chains_refused = True
+            keys = self._refused.setdefault(action.map, set())
+            keys.difference_update(_keys_of(action))
+            keys.update(key for failure in failures for key in failure.keys or _keys_of(action))
 
-    def check(self, action: DeleteFunction) -> None:
-        """Raise OSError (EBUSY) if a chain may still name the slot."""
-        if self._chains_refused:
+    def suspects(self) -> Mapping[MapName, set[bytes]]:
+        """Return the keys of chains that may not be as they were planned."""
+        return {name: keys for name, keys in self._refused.items() if keys}
+
+    def check(self, action: DeleteFunction, held: Mapping[MapName, Mapping[bytes, bytes]]) -> None:
+        """Raise OSError (EBUSY) if a chain names the slot; `held` is what the kernel holds for `suspects`."""
+        if (action.point, action.slot) in _named(held):
             raise OSError(errno.EBUSY, f"chains that name slot {action.slot} could not be changed")
+
+
+def _keys_of(action: PutEntries | DeleteEntries) -> tuple[bytes, ...]:
+    return tuple(key for key, _ in action.entries) if isinstance(action, PutEntries) else action.keys
+
+
+def _named(held: Mapping[MapName, Mapping[bytes, bytes]]) -> Iterator[tuple[int, int]]:
+    """Yield the stage points and slots that chains name."""
+    for name, entries in held.items():
+        layout, points = CHAIN_MAPS[name]
+        for value in entries.values():
+            fields = layout.unpack(value)
+            for index, point in points.items():
+                yield from ((int(point), slot) for slot in slots_of(fields[index]))

@@ -22,7 +22,7 @@ from agent.datapath.net.netlink import error_from
 
 FAMILY, GROUP = "netdev", "mgmt"
 NETDEV_CMD_DEV_GET = 1
-TIMEOUT = 1.0
+TIMEOUT = 10.0
 """Seconds for the kernel's answers to one question."""
 LONGEST = 1 << 16
 """Bytes of an event."""

@@ -10,9 +10,12 @@ from typing import NamedTuple
 from agent.core.model.map_layout import (
     DIRECT_PATH,
     ENDPOINT,
+    ENDPOINT_STAGES,
     ENDPOINT_TRAFFIC,
     FUNCTION_TRAFFIC,
     INTERFACE,
+    INTERFACE_STAGES_FROM,
+    INTERFACE_STAGES_TO,
     LOCAL_DROPLET,
     NETWORK,
     NEXT_HOP,
@@ -157,6 +160,16 @@ class MapQueries:
         value = self.maps[MapName.INTERFACES].lookup(U32.pack(slot))
         found = None if value is None else Interface(*INTERFACE.unpack(value))
         return found if found and found.vni else None
+
+    def lookup_chains(self, slot: int) -> tuple[int, int]:
+        """Return the chains that frames of an endpoint's slot run at from_endpoint and to_endpoint, 0 for none."""
+        interface, stages = self.lookup_interface(slot), self.maps.get(MapName.ENDPOINT_STAGES)
+        value = stages.lookup(U32.pack(slot)) if stages is not None else None
+        if interface is None or value is None:
+            return 0, 0
+        sent, received = ENDPOINT_STAGES.unpack(value)
+        flags = interface.flags
+        return sent if flags & INTERFACE_STAGES_FROM else 0, received if flags & INTERFACE_STAGES_TO else 0
 
     def lookup_next_hop(self, droplet: int, host: bytes) -> NextHop | None:
         """Return the next hop to a host (16 bytes) from one of `local_droplets`: find_hop() in bpf/lib/next_hop.h."""

@@ -42,6 +42,7 @@ from agent.datapath.bpf.program_calls import (
     attach_tracepoint,
     bind_map,
     load_program,
+    load_with_statistics,
     query_programs,
     run_program,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "link_info",
     "link_program",
     "load_program",
+    "load_with_statistics",
     "lookup",
     "lookup_percpu",
     "map_by_id",

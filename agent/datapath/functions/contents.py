@@ -2,65 +2,57 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from itertools import islice
-from pathlib import Path
-from typing import NamedTuple, TypeAlias
 
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.functions.map_limits import TYPES
-from agent.datapath.functions.record import MAPS
 from agent.datapath.functions.user_program import Field, UserMap
+from protocol.rpc import FieldValue, FunctionMapEntry, MapValue
 
-Value: TypeAlias = "int | str | list[int] | dict[str, int | str | list[int]]"
-"""A number, bytes in hexadecimal digits, several numbers, or fields by name."""
-
-
-class Contents(NamedTuple):
-    """A map and its entries, each a key with a value or, for per-CPU maps, with one value for each CPU."""
-
-    name: str
-    type: str
-    max_entries: int
-    entries: list[tuple[Value, Value | list[Value]]]
-    truncated: bool
-    """There are more entries than were asked for."""
+MOST_SCANNED = 4096
+"""Keys that are looked up for one page: in arrays, entries of zeros are left out."""
+MOST_BYTES = 256 << 10
+"""Bytes of keys and values in one page, about; the values of all CPUs counted."""
+PERCPU = (bpf.MapType.PERCPU_HASH, bpf.MapType.PERCPU_ARRAY)
+_ARRAYS = (bpf.MapType.ARRAY, bpf.MapType.PERCPU_ARRAY)
 
 
-def read_maps(build: Path, maps: Sequence[UserMap], most: int = 1000) -> list[Contents]:
-    """Read the maps pinned in a build's folder, at most so many entries of each; OSError if one is not there.
+def read_entries(
+    descriptor: int, declared: UserMap, after: bytes, limit: int
+) -> tuple[tuple[FunctionMapEntry, ...], bytes]:
+    """Return entries behind the key `after` (empty: from the first on), and the `after` of the next page, if any.
 
-    Entries of an array that are zeros are left out.
+    Entries that come or go meanwhile may be missing or come twice.
     """
-    return [_read(build / MAPS / one.name, one, most) for one in maps]
+    found: list[FunctionMapEntry] = []
+    key: bytes | None = after or None
+    left = MOST_BYTES
+    for _ in range(MOST_SCANNED):
+        following = bpf.next_key(descriptor, key, declared.key_size)
+        if following is None:
+            return tuple(found), b""
+        if len(found) == limit or left <= 0:
+            return tuple(found), key or b""
+        key = following
+        values = _values(descriptor, declared, key)
+        if values and (declared.type not in _ARRAYS or any(map(any, values))):
+            found.append(
+                FunctionMapEntry(
+                    decode(key, declared.key_fields), tuple(decode(one, declared.value_fields) for one in values)
+                )
+            )
+            left -= len(key) + sum(map(len, values))
+    return tuple(found), key or b""
 
 
-def _read(path: Path, declared: UserMap, most: int) -> Contents:
-    descriptor = bpf.open_pin(path)
-    try:
-        info = bpf.map_info(descriptor)
-        per_cpu = info.type in (bpf.MapType.PERCPU_HASH, bpf.MapType.PERCPU_ARRAY)
-        is_array = info.type in (bpf.MapType.ARRAY, bpf.MapType.PERCPU_ARRAY)
-        found = (pair for pair in bpf.entries(descriptor, info) if not is_array or any(pair[1]))
-        taken = list(islice(found, most + 1))
-    finally:
-        os.close(descriptor)
-    entries: list[tuple[Value, Value | list[Value]]] = []
-    for key, value in taken[:most]:
-        read = _per_cpu(value, declared) if per_cpu else decode(value, declared.value_fields)
-        entries.append((decode(key, declared.key_fields), read))
-    name = TYPES[bpf.MapType(info.type)]
-    return Contents(declared.name, name, info.max_entries, entries, len(taken) > most)
+def _values(descriptor: int, declared: UserMap, key: bytes) -> tuple[bytes, ...]:
+    """Return the value of a key, those of all CPUs in a per-CPU map; nothing if the entry is gone."""
+    if declared.type in PERCPU:
+        return bpf.lookup_percpu(descriptor, key, declared.value_size)
+    value = bpf.lookup(descriptor, key, declared.value_size)
+    return () if value is None else (value,)
 
 
-def _per_cpu(value: bytes, declared: UserMap) -> list[Value]:
-    stride = bpf.percpu_stride(declared.value_size)
-    parts = (value[at : at + declared.value_size] for at in range(0, len(value), stride))
-    return [decode(part, declared.value_fields) for part in parts]
-
-
-def decode(data: bytes, fields: Sequence[Field]) -> Value:
+def decode(data: bytes, fields: Sequence[Field]) -> MapValue:
     """Return a key or value by its fields, in the machine's byte order; without a description, as hexadecimal digits.
 
     A plain number or array, whose field has no name, comes without one.
@@ -72,7 +64,7 @@ def decode(data: bytes, fields: Sequence[Field]) -> Value:
     return {one.name: _field(data, one) for one in fields}
 
 
-def _field(data: bytes, field: Field) -> int | str | list[int]:
+def _field(data: bytes, field: Field) -> FieldValue:
     if field.kind == "bytes":
         return data[field.offset : field.offset + field.size * field.count].hex()
     numbers = [

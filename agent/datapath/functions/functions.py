@@ -25,7 +25,6 @@ from agent.core.plan.remedies import Step
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledProgram
 from agent.datapath.bpf.syscall import ProgramType
-from agent.datapath.functions.contents import Contents, read_maps
 from agent.datapath.functions.install import Target, finished_build, install, remove
 from agent.datapath.functions.installed import Build, Slots, builds, current, folders, is_complete
 from agent.datapath.functions.load import Place, load, run_on_samples, temporary_maps
@@ -94,17 +93,6 @@ class Functions:
     def log_of(self, key: str) -> str:
         """Return the whole output of the compiler or the verifier for a refused program, by its verdict's key."""
         return self._logs.get(key, "")
-
-    async def contents(self, function: Function, most: int = 1000) -> list[Contents]:
-        """Read the maps of a function that is installed, at most so many entries of each; OSError if it is not."""
-        program = await self._store.find_content(function.program, function.content)
-        return await in_thread(self._contents, function, program, most)
-
-    def _contents(self, function: Function, program: UserProgram, most: int) -> list[Contents]:
-        found = current(builds(folder_of(self._host.root, function.id, function.point), self._host.slots))
-        if found is None or found.record.content != function.content:
-            raise FileNotFoundError(errno.ENOENT, "the function is not installed", function.id)
-        return read_maps(found.folder, program.maps, most)
 
     async def ensure(self, function: Function) -> None:
         """Put a function into its slot, or repair it; OSError if that fails, the slot then keeps what it had."""

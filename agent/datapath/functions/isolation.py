@@ -1,8 +1,9 @@
 """Puts a frame of its own around a user's function, so that it reaches nothing of its caller. Pure.
 
 A BPF-to-BPF call passes R1 to R5 as they are, and a pointer to the caller's stack reaches the whole of that frame: what
-the compiler left there may be the context or an entry of the agent's maps. So the function gets a copy of struct stage
-in a frame that holds nothing but it, and no other registers; the fields that it may write are copied back.
+the compiler left there may be the context or an entry of the agent's maps. So the program around the function passes
+where the fields of struct stage are in R1, and its three pointers in R2 to R4; the function gets a copy of all in a
+frame that holds nothing else, and no other registers. What it wrote is copied back behind the fields.
 """
 
 from __future__ import annotations
@@ -15,32 +16,22 @@ from agent.datapath.functions.user_program import UserProgram
 
 STAGE_SIZE = 104
 """Bytes of struct stage (bpf/stage.h)."""
-READ = (
-    *((at, 8) for at in range(0, 40, 8)),
-    *((at, 4) for at in range(40, 64, 4)),
-    *((at, 2) for at in range(64, 72, 2)),
-    *((at, 1) for at in range(72, 76)),
-)
-"""Offset and size of each field that the function reads: they are copied as they were written, which is fastest."""
-TARGET = ((80, 4), (84, 4), (88, 4), (92, 4))
-"""Of the field that the function writes for the verdict SEND_TO."""
-WRITTEN = ((96, 1), (97, 1))
-"""Of the other fields that the function writes: reason, changed."""
-PADDING = ((76, 4), (98, 1), (99, 1), (100, 4))
-SEND_TO = 4
-"""Of enum stage_verdict."""
+POINTERS = (0, 8, 16)
+"""Offsets of the pointers: start, end, configuration."""
+READ = range(24, 80, 8)
+"""Offsets of the words with the fields that the function reads."""
+WRITTEN = range(80, STAGE_SIZE, 8)
+"""Offsets of the words that the function writes: target, then reason and changed."""
 
 _INSTRUCTION = struct.Struct("<BBhi")
-_LOAD = {1: 0x71, 2: 0x69, 4: 0x61, 8: 0x79}
-_STORE = {1: 0x73, 2: 0x6B, 4: 0x63, 8: 0x7B}
-_STORE_ZERO = {1: 0x72, 4: 0x62}
-_MOVE, _MOVE_IMM, _ADD_IMM, _NOT_EQUAL, _CALL, _EXIT = 0xBF, 0xB7, 0x07, 0x55, 0x85, 0x95
+_LOAD, _STORE, _STORE_ZERO = 0x79, 0x7B, 0x7A
+_MOVE, _MOVE_IMM, _ADD_IMM, _CALL, _EXIT = 0xBF, 0xB7, 0x07, 0x85, 0x95
 _PSEUDO_CALL = 1
-_SCRATCH, _VERDICT, _STAGE, _KEPT, _FRAME = 0, 0, 1, 6, 10
+_SCRATCH, _STAGE, _KEPT, _FRAME = 5, 1, 6, 10
 
 
 def isolate(program: UserProgram) -> UserProgram:
-    """Return the program behind its own frame: it still takes struct stage in R1 and returns the verdict in R0."""
+    """Return the program behind its own frame: it takes R1 to R4 as the module says, and returns the verdict in R0."""
     before, after = _enter(), _leave()
     count = len(before) + 1 + len(after)
     call = _op(_CALL, 0, _PSEUDO_CALL, 0, len(after))
@@ -53,23 +44,23 @@ def isolate(program: UserProgram) -> UserProgram:
 def _enter() -> list[bytes]:
     """Copy what the function may read, clear what it may write, and clear all registers but R1."""
     code = [_op(_MOVE, _KEPT, _STAGE)]
-    for at, size in READ:
-        code += [_op(_LOAD[size], _SCRATCH, _KEPT, at), _op(_STORE[size], _FRAME, _SCRATCH, at - STAGE_SIZE)]
-    code += [_op(_STORE_ZERO[size], _FRAME, 0, at - STAGE_SIZE) for at, size in (*PADDING, *TARGET, *WRITTEN)]
+    code += [_op(_STORE, _FRAME, 2 + place, at - STAGE_SIZE) for place, at in enumerate(POINTERS)]
+    code += _copied(READ, _KEPT, 0, _FRAME, -STAGE_SIZE)
+    code += [_op(_STORE_ZERO, _FRAME, 0, at - STAGE_SIZE) for at in WRITTEN]
     code += [_op(_MOVE, _STAGE, _FRAME), _op(_ADD_IMM, _STAGE, 0, 0, -STAGE_SIZE)]
     return code + [_op(_MOVE_IMM, register) for register in range(2, 6)]
 
 
 def _leave() -> list[bytes]:
     """Copy back what the function wrote. R0 holds its verdict."""
-    target = _copied_back(TARGET)
-    return [_op(_NOT_EQUAL, _VERDICT, 0, len(target), SEND_TO), *target, *_copied_back(WRITTEN), _op(_EXIT)]
+    return [*_copied(WRITTEN, _FRAME, -STAGE_SIZE, _KEPT, 0), _op(_EXIT)]
 
 
-def _copied_back(fields: Iterable[tuple[int, int]]) -> list[bytes]:
+def _copied(words: Iterable[int], source: int, source_at: int, to: int, to_at: int) -> list[bytes]:
+    """Copy words of struct stage, which begins at an offset from a register here and there."""
     code = []
-    for at, size in fields:
-        code += [_op(_LOAD[size], _STAGE, _FRAME, at - STAGE_SIZE), _op(_STORE[size], _KEPT, _STAGE, at)]
+    for at in words:
+        code += [_op(_LOAD, _SCRATCH, source, at + source_at), _op(_STORE, to, _SCRATCH, at + to_at)]
     return code
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledProgram
+from agent.datapath.functions.frames import clear_frames, depths_of
 from agent.datapath.functions.isolation import isolate
 from agent.datapath.functions.linker import link, link_process, map_of
 from agent.datapath.functions.refusals import FunctionError
@@ -88,10 +90,12 @@ def load(program: UserProgram, place: Place, maps: Mapping[str, int], most: int)
     """
     if not program.instructions:
         return _load_process(place, maps)
-    user = isolate(program)
-    linked = link(place.shell, user, index=place.index, closed=place.closed)
-    start = len(place.shell.instructions) // 8
-    descriptor = _load(linked, user, maps, place.kind, start)
+
+    def linked(one: UserProgram) -> tuple[CompiledProgram, int]:
+        whole = link(place.shell, one, index=place.index, closed=place.closed)
+        return whole, len(place.shell.instructions) // 8
+
+    descriptor = _load_cleared(program, linked, maps, place.kind)
     checked = bpf.verified_instructions(descriptor)
     if checked > most:
         os.close(descriptor)
@@ -113,11 +117,9 @@ def run_on_samples(program: UserProgram, point: int, maps: Mapping[str, int]) ->
 
     Raises FunctionError if the verifier refuses it, or if it returns what is no verdict.
     """
-    user = isolate(program)
-    linked, start = harness(user)
     sample = bpf.create_map(bpf.MapType.ARRAY, 4, DESCRIPTION.size, 1, name="function_sample")
     try:
-        descriptor = _load(linked, user, {**maps, SAMPLE: sample}, bpf.ProgramType.XDP, start)
+        descriptor = _load_cleared(program, harness, {**maps, SAMPLE: sample}, bpf.ProgramType.XDP)
         try:
             _run(descriptor, sample, point)
         finally:
@@ -132,17 +134,49 @@ def _run(descriptor: int, sample: int, point: int) -> None:
         verdict, _, _ = bpf.run_program(descriptor, frame)
         if not is_verdict(verdict, point):
             raise FunctionError(
-                f"it returns {verdict} for {name}, which is no verdict at this stage point: return one of enum "
+                f"it returns {_shown(verdict)} for {name}, which is no verdict at this stage point: return one of enum "
                 "stage_verdict on every path"
             )
 
 
-def _load(
-    linked: CompiledProgram, user: UserProgram, maps: Mapping[str, int], kind: bpf.ProgramType, start: int
+def _shown(verdict: int) -> str:
+    """Return a verdict for people. A large one may be a part of an address in the kernel, which is not shown."""
+    return str(verdict) if verdict < 1 << 16 else "a number above 65535"
+
+
+def _load_cleared(
+    program: UserProgram,
+    linked: Callable[[UserProgram], tuple[CompiledProgram, int]],
+    maps: Mapping[str, int],
+    kind: bpf.ProgramType,
 ) -> int:
+    """Load a program that clears its stack before it uses it; return its descriptor.
+
+    `linked` returns the program to load, and the number of the user's first instruction in it.
+    """
+    bare, depths = _load(program, linked, maps, kind)
     try:
-        return bpf.load_program(programs.relocate(linked, maps), kind, name=linked.name)
+        cleared = clear_frames(program, depths)
+        if cleared == program:
+            return fcntl.fcntl(bare, fcntl.F_DUPFD_CLOEXEC, 3)
+        return _load(cleared, linked, maps, kind)[0]
+    finally:
+        os.close(bare)
+
+
+def _load(
+    program: UserProgram,
+    linked: Callable[[UserProgram], tuple[CompiledProgram, int]],
+    maps: Mapping[str, int],
+    kind: bpf.ProgramType,
+) -> tuple[int, tuple[int, ...]]:
+    """Return the descriptor, and the bytes of stack that each function of the linked program uses."""
+    user = isolate(program)
+    whole, start = linked(user)
+    try:
+        descriptor, log = bpf.load_with_statistics(programs.relocate(whole, maps), kind, name=whole.name)
     except bpf.VerifierError as error:
         if error.errno in _OURS and not error.log:
             raise
         raise FunctionError(summarize(error.log, user, start), bounded(error.log)) from error
+    return descriptor, depths_of(log)

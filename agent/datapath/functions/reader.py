@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.datapath.bpf import syscall as bpf
+from agent.datapath.functions.contents import PERCPU, read_entries
 from agent.datapath.functions.installed import Build, Slots, builds, current
-from agent.datapath.functions.map_entries import PERCPU, read_entries
 from agent.datapath.functions.map_limits import TYPES
 from agent.datapath.functions.program_store import ProgramStore
 from agent.datapath.functions.record import MAPS, PROGRAM_PINS, folder_of

@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from agent.datapath.bpf.compiler import CompiledProgram, Relocation
-from agent.datapath.functions.isolation import READ, STAGE_SIZE
 from agent.datapath.functions.linker import map_of
 from agent.datapath.functions.user_program import CONFIGURATION, UserProgram
 
 SAMPLE = "function:sample"
-"""The map with the fields of struct stage behind its pointers, for one frame."""
-DESCRIPTION = struct.Struct("=16s6I4H4B")
-"""struct stage from `peer` to `flags`: peer, vni, length, packets, sender, receiver, label, inner, transport,
-ethertype, drop_reason, protocol, point, direction, flags."""
+"""The map with struct stage of one frame, but for its pointers."""
+DESCRIPTION = struct.Struct("=24x16s6I4H4B28x")
+"""struct stage of bpf/stage.h: three pointers, peer, vni, length, packets, sender, receiver, label, inner, transport,
+ethertype, drop_reason, protocol, point, direction, flags, and what the function writes."""
 NO_ENDPOINT = 0xFFFFFFFF
 _FROM_ENDPOINT, _FROM_UNDERLAY, _PASSED, _DROPPED = 1, 4, 5, 6
 _TO_TUNNEL = 50
@@ -28,9 +27,7 @@ _IPV4, _IPV6, _TCP, _UDP = 0x0800, 0x86DD, 6, 17
 GO_ON, DROP, SEND_BACK, SEND_TO = 1, 2, 3, 4
 _NAMES = {GO_ON: "STAGE_GO_ON", DROP: "STAGE_DROP", SEND_BACK: "STAGE_SEND_BACK", SEND_TO: "STAGE_SEND_TO"}
 
-_BY_SIZE = {1: (0x71, 0x73), 2: (0x69, 0x6B), 4: (0x61, 0x63), 8: (0x79, 0x7B)}
-"""Load and store of so many bytes."""
-_KEY = -STAGE_SIZE - 8
+_KEY = -8
 
 
 class Sample(NamedTuple):
@@ -56,13 +53,8 @@ def harness(program: UserProgram) -> tuple[CompiledProgram, int]:
         relocations.append(Relocation(len(code), name))
         code += [_op(0x18, 1), _op(0), _op(0xBF, 2, 10), _op(0x07, 2, 0, 0, _KEY), _op(0x85, imm=1)]
         code += [_op(0x55, 0, 0, 1), _op(0x95), _op(0xBF, register, 0)]
-    code += [_op(0x61, 2, 6, 0), _op(0x61, 3, 6, 4)]
-    code += [_op(0x7B, 10, register, at - STAGE_SIZE) for at, register in ((0, 2), (8, 3), (16, 7))]
-    for at, size in READ[3:]:
-        load, store = _BY_SIZE[size]
-        code += [_op(load, 1, 8, at - 24), _op(store, 10, 1, at - STAGE_SIZE)]
-    code += [_op(0x62, 10, 0, at - STAGE_SIZE) for at in range(76, STAGE_SIZE, 4)]
-    code += [_op(0xBF, 1, 10), _op(0x07, 1, 0, 0, -STAGE_SIZE), _op(0x85, 0, 1, 0, 1), _op(0x95)]
+    code += [_op(0xBF, 1, 8), _op(0x61, 2, 6, 0), _op(0x61, 3, 6, 4), _op(0xBF, 4, 7)]
+    code += [_op(0x85, 0, 1, 0, 1), _op(0x95)]
     start = len(code)
     relocations += [Relocation(start + one.index, map_of(one.map)) for one in program.relocations]
     return CompiledProgram("function_sample", b"".join(code) + program.instructions, tuple(relocations)), start

@@ -21,7 +21,7 @@ _MODES = {"IFLA_XDP_DRV_PROG_ID": "native", "IFLA_XDP_SKB_PROG_ID": "generic", "
 """A card may run a program of its own beside one of the others: the kernel then gives no IFLA_XDP_PROG_ID
 (net/core/rtnetlink.c: rtnl_xdp_fill)."""
 ANSWER = 1 << 16
-TIMEOUT = 1.0
+TIMEOUT = 5.0
 
 
 class LinkXdp(NamedTuple):
