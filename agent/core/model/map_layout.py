@@ -191,8 +191,8 @@ FRAME_STATE = struct.Struct(
 )
 """struct frame_state { packet; tunnel; transport; u32 called, length, reason, receiver; u16 local; u8 received_flags;
 pad[3]; u16 packets; outer; options; u32 chain, outcome, flow,
-changed, sends; u8 on_path, processed; rest[2]; u32 rx_ifindex, answers; u64 stage[STAGE_WORDS] }. The agent neither reads
-nor writes it."""
+changed, sends; u8 on_path, processed; rest[2]; u32 rx_ifindex, answers; u64 stage[STAGE_WORDS] }. The agent
+neither reads nor writes it."""
 SCRATCH = struct.Struct("=2048s")
 """struct scratch { u8 bytes[2048] }. The agent neither reads nor writes it."""
 KERNEL_LAYOUT = struct.Struct("=Q5I4x")
