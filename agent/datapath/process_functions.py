@@ -146,7 +146,13 @@ class ProcessFunctions:
         async def remove(pair: Pair) -> None:
             await remove_pair(self._host.netlink, pair.near)
 
-        return Plumbing(make, remove, lambda pair, lane: self._write(index, pair, lane))
+        async def remove_others(kept: Collection[Pair]) -> None:
+            alias = alias_of(self._host.instance, function.id, function.point)
+            for near, found in (await self._pairs()).items():
+                if found == alias and near not in {pair.near for pair in kept}:
+                    await remove_pair(self._host.netlink, near)
+
+        return Plumbing(make, remove, remove_others, lambda pair, lane: self._write(index, pair, lane))
 
     async def _make(self, function: Function, index: int) -> tuple[Pair, int, Sockets]:
         lane = (self._read(index)[1] + 1) % LANES

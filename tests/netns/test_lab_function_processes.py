@@ -104,6 +104,10 @@ def faults(lab: SystemLab, host: str) -> set[str]:
     return {one.subject for one in lab.status(host).faults if one.kind == "function_process"}
 
 
+def pairs(lab: SystemLab, host: str) -> int:
+    return lab.ip(lab.names.droplet(host), "link").count(": fnn")
+
+
 def until_served(lab: SystemLab, host: str, *ids: str) -> None:
     until(lambda: not faults(lab, host) & {f"function {id_}" for id_ in ids}, f"processes of {ids} on {host}")
 
@@ -385,6 +389,7 @@ def test_a_process_goes_on_without_the_agent_and_with_the_next_one(lab: SystemLa
         open_folders(lab)
         until_served(lab, host, id_, *(f"{point}-{host}" for point in POINTS))
         until(lambda: shop.arrives(b"with the next one"))
+        until(lambda: pairs(lab, host) == len(POINTS) + 1, "the end of the pairs of the agent before")
 
 
 @at_hosts
@@ -412,12 +417,9 @@ def test_a_tcp_stream_passes_processes_on_both_hosts(lab: SystemLab, family: int
 
 @at_hosts
 def test_nothing_is_left_of_a_function_that_was_removed(lab: SystemLab, host: str) -> None:
-    def pairs() -> int:
-        return lab.ip(lab.names.droplet(host), "link").count(": fnn")
-
-    before = pairs()
+    before = pairs(lab, host)
     with extra(lab, host) as id_, process(lab, host, id_):
         until_served(lab, host, id_)
-        assert pairs() == before + 1
-    until(lambda: pairs() == before)
+        assert pairs(lab, host) == before + 1
+    until(lambda: pairs(lab, host) == before)
     assert not socket_of(lab, host, id_).exists()

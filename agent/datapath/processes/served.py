@@ -14,7 +14,7 @@ import pwd
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,8 @@ UNTIL_ENDED = 5.0
 """Seconds for a process to answer what it has after another one took over."""
 LOOK = 0.1
 """Seconds between two looks at a process's progress."""
+MOST_CONNECTIONS = 8
+"""Connections of one function at a time."""
 _SO_PEERCRED, _UCRED = 17, struct.Struct("=iII")
 
 log = structlog.get_logger()
@@ -67,6 +69,8 @@ class Plumbing:
     make: Callable[[], Awaitable[tuple[Pair, int, Sockets]]]
     """Make a pair and its sockets; return them with the pair's lane."""
     remove: Callable[[Pair], Awaitable[None]]
+    remove_others: Callable[[Collection[Pair]], Awaitable[None]]
+    """Remove pairs of the function but these: an agent before this one left them."""
     direct: Callable[[Pair | None, int], None]
     """Let packets go to a pair and its lane, or to nobody."""
 
@@ -80,7 +84,10 @@ class ServedFunction:
         self.fault = "no process serves it"
         """Why packets do not reach a process, empty if they do."""
         self._current: Session | None = None
+        self._pairs: set[Pair] = set()
         self._left = False
+        self._taking_over = asyncio.Lock()
+        """Held from the making of a pair until its process is ready: each needs a lane of its own."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = _listen(path, uid)
         self._start(self._accept())
@@ -100,6 +107,9 @@ class ServedFunction:
         while True:
             connection, _ = await loop.sock_accept(self._listening)
             connection.setblocking(False)
+            if len(self._tasks) > MOST_CONNECTIONS:
+                connection.close()
+                continue
             self._start(self._talk(connection))
 
     async def _talk(self, connection: socket.socket) -> None:
@@ -111,14 +121,14 @@ class ServedFunction:
             if reason:
                 await _say(connection, messages.refused(reason))
                 return
-            pair, lane, sockets = await self._plumbing.make()
-            session = Session(connection, pid, pair, lane, sockets)
-            offer = messages.handover(sockets.offer(self.id, LONGEST))
-            socket.send_fds(connection, [offer], sockets.descriptors)
-            async with asyncio.timeout(UNTIL_READY):
-                if messages.kind_of(await _hear(connection)) != "ready":
+            async with self._taking_over:
+                pair, lane, sockets = await self._plumbing.make()
+                self._pairs.add(pair)
+                session = Session(connection, pid, pair, lane, sockets)
+                if not await self._hand_over(session):
                     return
-            await self._serve(session)
+                await self._direct_to(session)
+            await self._follow(session)
         except (OSError, TimeoutError) as error:
             log.warning("function_process_refused", function=self.id, reason=str(error))
             with contextlib.suppress(OSError):
@@ -137,8 +147,15 @@ class ServedFunction:
             return f"this socket is for function {self.id!r} by version {messages.VERSION} of the protocol"
         return ""
 
-    async def _serve(self, session: Session) -> None:
-        """Let packets go to a process, and follow it until it ends."""
+    async def _hand_over(self, session: Session) -> bool:
+        """Give the sockets to a process, and return whether it is ready."""
+        offer = messages.handover(session.sockets.offer(self.id, LONGEST))
+        socket.send_fds(session.connection, [offer], session.sockets.descriptors)
+        async with asyncio.timeout(UNTIL_READY):
+            return messages.kind_of(await _hear(session.connection)) == "ready"
+
+    async def _direct_to(self, session: Session) -> None:
+        """Let packets go to a process, and ask the one before it to end."""
         before, self._current = self._current, session
         self._plumbing.direct(session.pair, session.lane)
         self.fault = ""
@@ -146,6 +163,17 @@ class ServedFunction:
         if before is not None:
             await _say(before.connection, messages.stop())
             asyncio.get_running_loop().call_later(UNTIL_ENDED, _shut, before.connection)
+        else:
+            self._start(self._remove_older())
+
+    async def _remove_older(self) -> None:
+        """Remove the pair to which packets went when this agent started, once what was on its way is answered."""
+        await asyncio.sleep(UNTIL_ENDED)
+        async with self._taking_over:
+            await self._plumbing.remove_others(self._pairs)
+
+    async def _follow(self, session: Session) -> None:
+        """Follow a process until it ends."""
         watch = asyncio.ensure_future(self._watch(session))
         try:
             while raw := await _hear(session.connection):
@@ -188,6 +216,7 @@ class ServedFunction:
         self._leave(session, "no process serves it")
         session.sockets.close()
         await self._plumbing.remove(session.pair)
+        self._pairs.discard(session.pair)
         log.info("function_process_ended", function=self.id, pid=session.pid)
 
     async def leave(self) -> None:
