@@ -59,6 +59,7 @@ Patterns = Annotated[
     msgspec.Meta(description='a list of names of documents, as in ["operator.*"]; * stands for any text'),
 ]
 Instructions = Annotated[int, msgspec.Meta(ge=1024, le=1_000_000, description="a whole number from 1024 to 1000000")]
+Hang = Annotated[float, msgspec.Meta(ge=0.1, le=60, description="a number of seconds from 0.1 to 60")]
 LISTS = ("servers", "trusted_publishers", "interfaces", "families", "underlay", "accept", "host_wide")
 """Settings that are lists; in the environment, their values are separated by commas."""
 LONGEST_GIVEN = 60
@@ -153,7 +154,7 @@ class FunctionsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host_wide: Patterns = ()
     max_instructions: Instructions = 32768
     sockets: str = "/run/droplet/functions"
-    hang: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 1.0
+    hang: Hang = 1.0
 
     def rules(self) -> FunctionRules:
         """Return what documents are validated by."""

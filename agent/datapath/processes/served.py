@@ -206,7 +206,10 @@ class ServedFunction:
         if self._current is session:
             self._plumbing.direct(None if hangs else session.pair, session.lane)
             self.fault = f"its process {session.pid} takes no packets" if hangs else ""
-            log.warning("function_process_hangs" if hangs else "function_process_goes_on", function=self.id)
+            if hangs:
+                log.warning("function_process_hung", function=self.id, pid=session.pid)
+            else:
+                log.info("function_process_went_on", function=self.id, pid=session.pid)
         return hangs
 
     async def _end(self, session: Session) -> None:
@@ -250,12 +253,20 @@ def _listen(path: Path, uid: int) -> socket.socket:
             made.bind(str(path))
         finally:
             os.umask(before)
-        os.chown(path, uid, -1)
+        _give(path, uid)
         made.listen()
     except BaseException:
         made.close()
         raise
     return made
+
+
+def _give(path: Path, uid: int) -> None:
+    """Let only this user connect. Without CAP_CHOWN others may, too: who they are is asked of the kernel then."""
+    try:
+        os.chown(path, uid, -1)
+    except PermissionError:
+        path.chmod(0o666)
 
 
 async def _hear(connection: socket.socket) -> bytes:
