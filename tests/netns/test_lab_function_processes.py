@@ -417,7 +417,8 @@ def test_a_tcp_stream_passes_processes_on_both_hosts(lab: SystemLab, family: int
 
 @at_hosts
 def test_nothing_is_left_of_a_function_that_was_removed(lab: SystemLab, host: str) -> None:
-    before = pairs(lab, host)
+    before = len(POINTS)
+    until(lambda: pairs(lab, host) == before, "the end of the pairs of agents before")
     with extra(lab, host) as id_, process(lab, host, id_):
         until_served(lab, host, id_)
         assert pairs(lab, host) == before + 1
