@@ -37,6 +37,7 @@ from agent.probe.path_memory import PathMemory, load_path_records, saver
 from agent.probe.prober import Prober
 from agent.reconcile.acknowledgements import Acknowledgements
 from agent.reconcile.kernel_results import KernelResults
+from agent.reconcile.program_verdicts import AT_ONCE
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.restore import restore
 from agent.reconcile.resync import Resync
@@ -185,6 +186,9 @@ def loops(parts: Parts, settings: Settings) -> dict[str, Coroutine[Any, Any, Non
     async def names_freed() -> None:
         retries.hurry(reconciler.desired.documents.blocked_by_names())
 
+    def judge() -> Coroutine[Any, Any, None]:
+        return run.on_event(reconciler.programs.waiting, reconciler.judge_program)
+
     found = {
         "bus": parts.bus.run(),
         "heartbeat": run.every(interval.heartbeat, status.send_status),
@@ -194,6 +198,7 @@ def loops(parts: Parts, settings: Settings) -> dict[str, Coroutine[Any, Any, Non
         "programs": run.every(BETWEEN_LOOKS_AT_PROGRAMS, resync.reattach),
         "uplinks": run.on_event(kernel.neighbours.uplinks_changed, resync.repair, UPLINK_PAUSE),
         "namespaces": run.on_namespaces(reconciler, resync),
+        **{f"programs of functions {number}": judge() for number in range(1, 1 + AT_ONCE)},
         "freed names": run.on_event(kernel.links.name_watch.freed, names_freed),
         "announcer": parts.announcer.run(),
     }
@@ -217,7 +222,6 @@ async def work(parts: Parts, settings: Settings, stop: asyncio.Event) -> None:
         await parts.status.say_goodbye()
     finally:
         await end([waiting, *tasks])
-        await parts.reconciler.stop()
 
 
 async def serve(settings: Settings, recorder: Recorder | None = None) -> None:

@@ -17,7 +17,7 @@ class State(StrEnum):
     REALIZED = "realized"
     """The maps and links that the attached programs use hold it."""
     PENDING = "pending"
-    """It refers to objects that are not known yet; nothing of it is in force."""
+    """It refers to objects that are not known yet, or its programs are being checked; nothing of it is in force."""
     REJECTED = "rejected"
     """It is invalid, or claims an object that another document owns; the last good revision stays in force."""
     FAILED = "failed"

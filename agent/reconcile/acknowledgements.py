@@ -62,7 +62,7 @@ class Acknowledgements:
         remaining = self._retries.remaining(verdict.name)
         answer = acknowledgement(verdict, now, None if remaining is None else now + remaining)
         self._send(answer)
-        if not answer.errors:
+        if answer.state is not State.REJECTED:
             self._rejected.clear(verdict.name)
         elif self._rejected.is_new(verdict.name, str(answer.errors)):
             for error in answer.errors:

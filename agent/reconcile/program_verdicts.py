@@ -1,13 +1,18 @@
-"""Has the kernel judge functions' programs before their documents are validated: verdicts belong to the host state."""
+"""Has the kernel judge functions' programs before their documents come into force: verdicts belong to the host state.
+
+Documents do not wait for one another: those with a program that is not judged yet are pending, all others are applied.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import structlog
 
 from agent.core.config.delivery import Delivery
 from agent.core.config.desired_state import Desired
+from agent.core.functions.judgement_queue import JudgementQueue
 from agent.core.functions.programs import UnjudgedProgram, unjudged, verdict_key
 from agent.core.kinds.functions import FUNCTIONS
 from agent.core.model.features import Verdict
@@ -20,52 +25,82 @@ from protocol.errors import DocumentError
 
 log = structlog.get_logger()
 
+AT_ONCE = 2
+"""Programs that are judged at a time, each of another document."""
 _FIELD = FUNCTIONS.name.encode()
 """Stands in the body of each document that lists functions: others are not decoded here."""
 
 
 class ProgramVerdicts:
-    """Keeps the verdicts of the programs that the newest revisions of documents list."""
+    """Keeps the verdicts of the programs that documents list, and the queue of those that have none yet."""
 
     def __init__(self, kernel: KernelPort) -> None:
+        self.waiting = asyncio.Event()
+        """Set when a program may be judged; a loop that calls `Reconciler.judge_program` clears it."""
         self._kernel = kernel
-        self._used: dict[str, frozenset[str]] = {}
-        """The keys of the verdicts that each document needs."""
+        self._queue = JudgementQueue()
 
-    def new_in(self, batch: Sequence[Delivery], desired: Desired) -> frozenset[str]:
-        """Return the documents of a batch with programs that the kernel has to judge first."""
-        return frozenset(one.document for one in batch if self._unjudged(one, desired))
-
-    async def judge(self, batch: Sequence[Delivery], desired: Desired) -> Mapping[str, Verdict]:
-        """Have the kernel judge the new programs of documents, which are not applied yet.
+    def take(self, batch: Sequence[Delivery], desired: Desired) -> None:
+        """Queue the programs without a verdict of a batch of documents, just before these are applied.
 
         Programs that this host does not accept are neither compiled nor loaded: their documents are rejected anyway.
         """
-        wanted: dict[str, UnjudgedProgram] = {}
         for delivery in batch:
-            wanted |= {one.key: one for one in self._unjudged(delivery, desired)}
-        found = await self._kernel.judge(list(wanted.values())) if wanted else {}
-        for key, verdict in found.items():
-            log.info("program_judged", program=key, refusal=verdict.refusal)
-        return found
-
-    def take(self, batch: Sequence[Delivery], desired: Desired, found: Mapping[str, Verdict]) -> Mapping[str, Verdict]:
-        """Return all verdicts after a batch, which is applied next; `found` are those of its new programs."""
-        before, known = self._used.copy(), desired.verdicts
-        for delivery in batch:
+            if delivery.revision <= desired.documents.newest(delivery.document):
+                continue
             functions = _accepted(delivery, desired.resolved)
-            self._used[delivery.document] = keys = frozenset(verdict_key(one.program, one.point) for one in functions)
-            if not keys:
-                del self._used[delivery.document]
-        gone = frozenset().union(*before.values()).difference(*self._used.values())
-        if not found and gone.isdisjoint(known):
-            return known
-        return {key: one for key, one in {**known, **_with_older(found, known)}.items() if key not in gone}
+            new = [] if _is_known(delivery, desired) else unjudged(functions, desired.verdicts)
+            keys = [verdict_key(one.program, one.point) for one in functions]
+            self._queue.put(delivery.document, delivery.revision, keys, new)
+        self._publish(desired)
 
-    def _unjudged(self, delivery: Delivery, desired: Desired) -> list[UnjudgedProgram]:
-        if _is_known(delivery, desired):
-            return []
-        return unjudged(_accepted(delivery, desired.resolved), desired.verdicts)
+    def forget(self, names: Iterable[str], desired: Desired) -> None:
+        """Forget the verdicts that only former revisions of these documents needed."""
+        gone = frozenset[str]()
+        for name in names:
+            entry = desired.documents.entries.get(name)
+            gone |= self._queue.forget(name, [held.revision for held in entry.kept()] if entry is not None else [])
+        gone -= {verdict_key(one.program, one.point) for one in desired.resolved.functions.values()}
+        if not gone.isdisjoint(desired.verdicts):
+            desired.set_verdicts({key: one for key, one in desired.verdicts.items() if key not in gone})
+
+    def remove(self, names: Iterable[str], desired: Desired) -> None:
+        """Forget documents that were removed without a message."""
+        for name in names:
+            self._queue.remove(name)
+        self._publish(desired)
+
+    @property
+    def are_known(self) -> bool:
+        """Return whether no program waits for its verdict."""
+        return not self._queue.keys
+
+    def begin_next(self) -> UnjudgedProgram | None:
+        """Return the program to judge next, None if there is none."""
+        return self._queue.begin_next()
+
+    async def judge(self, one: UnjudgedProgram) -> Mapping[str, Verdict]:
+        """Return the verdict of one program, nothing if it could not be judged."""
+        try:
+            return await self._kernel.judge([one])
+        except Exception as error:
+            log.exception("program_not_judged", program=one.key, reason=str(error))
+            return {}
+
+    def end(self, one: UnjudgedProgram, found: Mapping[str, Verdict], desired: Desired) -> Collection[str]:
+        """Record the verdict of a program; return the documents that waited for it. Without one, they are not held."""
+        names = self._queue.end(one.key)
+        known = desired.verdicts
+        for key, verdict in found.items() if names else ():
+            log.info("program_judged", program=key, refusal=verdict.refusal)
+            desired.set_verdicts({**known, key: _with_older(verdict, known.get(key))})
+        self._publish(desired)
+        return names
+
+    def _publish(self, desired: Desired) -> None:
+        desired.set_unjudged(self._queue.keys)
+        if self._queue.keys:
+            self.waiting.set()
 
 
 async def verdicts_of_files(kernel: KernelPort, kept: Iterable[StoredDocument]) -> Mapping[str, Verdict]:
@@ -96,9 +131,6 @@ def _is_known(delivery: Delivery, desired: Desired) -> bool:
     return any((held.revision, held.body) == (delivery.revision, delivery.body) for held in kept)
 
 
-def _with_older(found: Mapping[str, Verdict], known: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """Return new verdicts; a file that is refused now keeps the content of its version that is not."""
-    return {
-        key: Verdict(known[key].content, verdict.refusal) if verdict.refusal and key in known else verdict
-        for key, verdict in found.items()
-    }
+def _with_older(verdict: Verdict, known: Verdict | None) -> Verdict:
+    """Return a new verdict; a file that is refused now keeps the content of its version that is not."""
+    return Verdict(known.content, verdict.refusal) if verdict.refusal and known is not None else verdict

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 import structlog
@@ -17,14 +17,12 @@ from agent.core.config.delivery import Delivery
 from agent.core.config.desired_state import Desired
 from agent.core.model.desired_entries import DesiredEntries
 from agent.core.model.endpoint_slots import IFINDEX_BASE
-from agent.core.model.features import Verdict
 from agent.core.plan.actions import Action, EnsureVeth, Failure
 from agent.core.plan.attribution import excluding, kernel_failure
 from agent.core.plan.diff import KernelDiff
 from agent.core.plan.planner import plan_change, plan_diff, removes_veths
 from agent.core.uplinks.lost_addresses import served_now, with_served
 from agent.reconcile.acknowledgements import Acknowledgements
-from agent.reconcile.held_documents import HeldDocuments
 from agent.reconcile.kernel_diff import diff_kernel, missing, recheck
 from agent.reconcile.kernel_port import KernelPort
 from agent.reconcile.kernel_results import KernelResults
@@ -55,8 +53,7 @@ class Reconciler:
         self.acknowledgements = acknowledgements
         self._kernel = kernel
         self._underlay = underlay
-        self._programs = ProgramVerdicts(kernel)
-        self._held = HeldDocuments(lambda batch: self._programs.judge(batch, self.desired), self._apply)
+        self.programs = ProgramVerdicts(kernel)
         self._step = asyncio.Lock()
         """Held by one step at a time, never together with the resync's. The data path has locks of its own below."""
         self._listed: set[str] = set()
@@ -87,7 +84,6 @@ class Reconciler:
     async def begin_snapshot(self) -> None:
         """Prepare for a new delivery of every document."""
         async with self._step:
-            self._held.forget_all()
             self.removals.begin_snapshot()
             self.revision = 0  # a recreated stream counts from 1
             self._listed.clear()
@@ -97,40 +93,28 @@ class Reconciler:
     async def deliver(self, batch: Sequence[Delivery]) -> None:
         """Apply a batch of documents to the kernel, and acknowledge them.
 
-        Those with new programs of functions are held until the kernel has judged these, at most for a moment in here.
+        Documents with new programs of functions are pending until `judge_program` has had the kernel judge these.
         """
-        self._held.forget({one.document for one in batch})
-        new = self._programs.new_in(batch, self.desired)
-        waiting = [one for one in batch if one.document in new]
-        verdicts = await self._held.judge_now(waiting) if new else {}
-        if verdicts is not None:
-            return await self._apply(batch, verdicts, lambda: True)
-        self._note(waiting)
-        self._held.add(waiting)
-        return await self._apply([one for one in batch if one.document not in new], {}, lambda: True)
-
-    async def stop(self) -> None:
-        """Stop what runs beside the steps."""
-        await self._held.stop()
-
-    def _note(self, held: Sequence[Delivery]) -> None:
-        """Record documents that will be applied later: they exist."""
-        for one in held:
-            self.revision = max(self.revision, one.revision)
-            if not self.in_sync:
-                self._listed.add(one.document)
-
-    async def _apply(
-        self, batch: Sequence[Delivery], verdicts: Mapping[str, Verdict], newest: Callable[[], bool]
-    ) -> None:
         async with self._step:
-            if not newest():
-                return
-            self.desired.set_verdicts(self._programs.take(batch, self.desired, verdicts))
+            self.programs.take(batch, self.desired)
             self.desired.documents.retry_blocked()  # this batch may free the names that these wait for
             for delivery in batch:
                 self._take(delivery)
-            await self._reconcile({delivery.document for delivery in batch})
+            names = {delivery.document for delivery in batch}
+            await self._reconcile(names)
+            self.programs.forget(names, self.desired)
+
+    async def judge_program(self) -> None:
+        """Have the kernel judge one of the programs that wait, and apply the documents that waited only for it."""
+        one = self.programs.begin_next()
+        if one is None:
+            return
+        found = await self.programs.judge(one)
+        async with self._step:
+            names = self.programs.end(one, found, self.desired)
+            self.desired.documents.touch(self.desired.documents.entries.keys() & names)
+            await self._reconcile(names)
+            self.programs.forget(names, self.desired)
 
     def _take(self, delivery: Delivery) -> None:
         documents, name, revision = self.desired.documents, delivery.document, delivery.revision
@@ -182,6 +166,7 @@ class Reconciler:
             if others:
                 return others
             documents.sweep(sorted(wanted))
+            self.programs.remove(wanted, self.desired)
             if objects:
                 self.removals.remove_unexplained()
             await self._reconcile(wanted)

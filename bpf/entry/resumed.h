@@ -145,6 +145,7 @@ static __always_inline enum outcome send_as_told(context *ctx, struct local_drop
 	struct interface *target;
 	enum outcome outcome;
 	__u32 ifindex;
+	__u8 ttl;
 
 	if (state->sends == STAGE_SEND_TO) {
 		target = find_target(state, tunnel->vni, &ifindex);
@@ -153,7 +154,12 @@ static __always_inline enum outcome send_as_told(context *ctx, struct local_drop
 		*tx_ifindex = ifindex;
 		return deliver(ctx, state, target, ifindex, FUNCTION_DELIVERED);
 	}
+	/* From hop to hop, and not anew: functions of two droplets could send a packet back to each other for ever. */
+	ttl = tunnel->ttl;
+	if (ttl <= 1)
+		return OUTER_TTL;
 	outcome = reply_to_origin(local, tunnel, FUNCTION_SENT_BACK_REMOTE);
+	tunnel->ttl = ttl - 1;
 	if (!leaves_by_tunnel(outcome))
 		return outcome;
 	return send_through_tunnel(ctx, local, tunnel, &state->packet, &state->transport, outcome, tx_ifindex);

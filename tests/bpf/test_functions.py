@@ -94,6 +94,20 @@ def test_a_function_sends_a_packet_back(functions: FunctionDut, point: str) -> N
     assert functions.counted(point, 0).sent_back == 1
 
 
+@pytest.mark.parametrize("ttl", [64, 2, 1])
+@pytest.mark.parametrize("point", ["to_endpoint", "from_underlay"])
+def test_two_droplets_that_send_a_packet_back_to_each_other_come_to_an_end(
+    functions: FunctionDut, point: str, ttl: int
+) -> None:
+    inner = p.ethernet(MAC[A], MAC[R], p.IPV4, p.ipv4(R, A, p.udp(53, 4000, PAYLOAD)))
+    put(functions, point, SEND_BACK)
+    run = functions.from_underlay(tunnelled(inner, Outer(ttl=ttl)))
+    if ttl == 1:
+        assert run.outcome is Outcome.OUTER_TTL
+    else:
+        assert (run.outcome, run.frame[22]) == (Outcome.FUNCTION_SENT_BACK_REMOTE, ttl - 1)
+
+
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("point", POINTS)
 def test_an_invalid_verdict_is_a_fault_and_on_fault_decides(functions: FunctionDut, point: str, closed: bool) -> None:

@@ -27,7 +27,8 @@ FEATURES = tuple({choice.flags(): choice for choice in _CHOICES}.values())
 """Every set of features that a host can choose, as far as they differ in what is compiled; ports are the usual ones."""
 VARIANTS = [(Hook.XDP, choice) for choice in FEATURES]
 VARIANTS += [(Hook.TC, choice) for choice in FEATURES if choice.families == BOTH or choice.underlay == BOTH]
-"""What is compiled for the second kernel. For tc only the larger sets: loading is slow under emulation."""
+VARIANTS += [(hook, Features(vlan_tags=tagged, functions=True)) for hook in Hook for tagged in (False, True)]
+"""What is compiled for the second kernel. For tc and for functions only the larger sets: loading is slow there."""
 
 
 def ensure_programs(folder: Path, ticks_per_second: int) -> None:

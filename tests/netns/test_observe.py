@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.model.map_layout import U32, MapName, ProgramSlot
+from agent.core.model.hooks import Hook
+from agent.core.model.map_layout import U32, MapName, called_programs
 from agent.core.nexthop.next_hops import Peer
 from agent.core.plan.actions import AttachTransit, EnsureVeth
 from agent.core.plan.diff import Suspects, is_right
@@ -280,7 +281,7 @@ async def test_removed_pins_are_restored(config: KernelConfig, kernel: Kernel, t
 async def test_an_observation_changes_nothing(config: KernelConfig, kernel: Kernel, topo: Topo, monkeypatch) -> None:
     """Questions and dry runs look, too."""
     await realized(kernel, topo)
-    array, slots = kernel.maps[MapName.PROGRAMS], [U32.pack(slot) for slot in ProgramSlot]
+    array, slots = kernel.maps[MapName.PROGRAMS], [U32.pack(slot) for slot in called_programs(Hook.XDP)]
     config.pins.remove()
     for slot in slots:
         bpf.delete(array.descriptor, slot)
@@ -288,7 +289,8 @@ async def test_an_observation_changes_nothing(config: KernelConfig, kernel: Kern
     monkeypatch.setattr(kernel.neighbours, "rescan", lambda: looks.append(None))
     observed = await kernel.observe({})
     await kernel.observe_some(Suspects({MapName.VPCS: {U32.pack(VNI)}}, {"e0"}), {})
-    assert (config.pins.paths(), [array.lookup(slot) for slot in slots], looks) == (frozenset(), [None, None], [])
+    assert [array.lookup(slot) for slot in slots] == [None] * len(slots)
+    assert (config.pins.paths(), looks) == (frozenset(), [])
     kernel.tend(observed)
     assert None not in [array.lookup(slot) for slot in slots]
     assert (config.pins.maps / "programs").exists()

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pytest
 from agent_configurations import ONE_BOUNCER, RED, SENT, changed, function, several
 from agent_under_test import Agent, Stream, publish
 from test_sequences import has_nothing_to_do, in_a_folder
 
-from agent.core.functions.programs import UnjudgedProgram, hash_of
+from agent.core.functions.programs import hash_of
 from agent.core.functions.stages import Point
-from agent.core.model.features import Verdict
 from agent.core.model.map_layout import MapName
 from agent.core.plan.actions import Action, EnsureFunction
 from protocol.acknowledgements import State
@@ -200,56 +196,3 @@ def test_a_foreign_change_of_a_slot_is_repaired() -> None:
         assert any("function sent" in line for line in agent.repaired)
 
     in_a_folder(scenario)
-
-
-def test_other_documents_are_applied_while_a_slow_program_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.reconcile.held_documents.PATIENCE", 0.0)
-
-    async def scenario(agent: Agent) -> None:
-        stream, judged = Stream(), asyncio.Event()
-        judge = agent.kernel.judge
-
-        async def slow(programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
-            await judged.wait()
-            return await judge(programs)
-
-        monkeypatch.setattr(agent.kernel, "judge", slow)
-        await agent.deliver(stream.lead_to(with_function(SENT)))
-        assert agent.statuses().keys() == ONE_BOUNCER.keys()
-        assert {state for state, _, _ in agent.statuses().values()} == {"realized"}
-        await agent.complete()
-        assert agent.reconciler.desired.documents.absent == set()
-        judged.set()
-        await until(lambda: agent.statuses().get("f", ("",))[0] == "realized")
-
-    in_a_folder(scenario)
-
-
-def test_only_the_newest_revision_is_applied_of_a_document_that_was_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.reconcile.held_documents.PATIENCE", 0.0)
-
-    async def scenario(agent: Agent) -> None:
-        stream, judged = Stream(), asyncio.Event()
-        judge = agent.kernel.judge
-
-        async def slow(programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
-            await judged.wait()
-            return await judge(programs)
-
-        monkeypatch.setattr(agent.kernel, "judge", slow)
-        await agent.deliver(stream.lead_to(with_function(BAD)))
-        await agent.deliver(stream.lead_to(ONE_BOUNCER))
-        judged.set()
-        await agent.reconciler.stop()
-        assert "f" not in agent.last_acks or agent.last_acks["f"].state is not State.REJECTED
-        assert agent.kernel.functions == {}
-
-    in_a_folder(scenario)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if holds():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it does not hold")

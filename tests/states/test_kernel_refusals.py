@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from test_sequences import PLAIN, directly, ends_like, has_nothing_to_do, in_a_folder
 
 from agent.core.model.map_layout import MapName
+from agent.core.plan.actions import EnsureFunction
 from agent.store.store import StoreError
 
 
@@ -31,6 +32,27 @@ def test_a_kernel_that_refuses_at_random_is_brought_to_the_end_by_retries(
         await agent.resync.repair()
         await agent.retry()  # the document that got the index of an interface whose removal was refused until now
         await ends_like(agent, end)
+
+    in_a_folder(scenario)
+
+
+def test_a_function_keeps_the_last_slot_though_an_older_document_that_was_refused_lacks_it() -> None:
+    """What runs is not withdrawn: the older document says why it waits, and gets the slot when it is free."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        agent.kernel.refuse = lambda action: errno.ENOMEM if isinstance(action, EnsureFunction) else 0
+        await publish(agent, stream, CONFIGURATIONS["eight functions at a point"])
+        agent.kernel.refuse = lambda action: 0
+        await publish(agent, stream, CONFIGURATIONS["nine functions at a point"])
+        await agent.retry()
+        await agent.resync.repair()
+        states = agent.statuses()
+        assert (states["f_ninth"][0], states["f_eight"][0]) == ("realized", "rejected")
+        assert "no free slot for function" in agent.last_acks["f_eight"].errors[0].message
+        await has_nothing_to_do(agent)
+        await publish(agent, stream, CONFIGURATIONS["eight functions at a point"])
+        await ends_like(agent, "eight functions at a point")
 
     in_a_folder(scenario)
 

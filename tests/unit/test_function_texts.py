@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
+from pathlib import Path
 
 import pytest
 
-from agent.datapath.functions.compile import _summary
+from agent.datapath.functions.compile import _summary, compile_source
 from agent.datapath.functions.contents import decode
 from agent.datapath.functions.descriptions import fields_of
 from agent.datapath.functions.refusals import SourceError
@@ -128,3 +130,17 @@ def test_a_long_log_keeps_its_end() -> None:
     kept = bounded("x" * MOST_LOG + "the end")
     assert kept.endswith("the end")
     assert len(kept) < MOST_LOG + 100
+
+
+async def test_the_agent_goes_on_while_a_source_is_examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def examine(source: str) -> None:
+        raise SourceError(threading.current_thread().name)
+
+    monkeypatch.setattr("agent.datapath.functions.compile.check_source", examine)
+    with pytest.raises(SourceError) as refused:
+        await compile_source(GOOD, tmp_path)
+    assert str(refused.value) != threading.main_thread().name
+
+
+def test_a_source_of_quotation_marks_alone_passes() -> None:
+    check_source('"' * MOST_BYTES)

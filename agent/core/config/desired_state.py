@@ -56,7 +56,8 @@ class Desired:
 
     def set_host_state(self, host_state: HostState) -> None:
         """Replace the host state. If it changed, every document is validated again."""
-        host_state = replace(host_state, down=self._host_state.down, verdicts=self._host_state.verdicts)
+        now = self._host_state
+        host_state = replace(host_state, down=now.down, verdicts=now.verdicts, unjudged=now.unjudged)
         if host_state != self._host_state:
             self._host_state = host_state
             self.documents.touch_all()
@@ -79,6 +80,11 @@ class Desired:
             if verdict_key(one.program, one.point) in changed
         )
         self.documents.touch({name for name in owners if name is not None})
+
+    def set_unjudged(self, keys: frozenset[str]) -> None:
+        """Replace the keys of the verdicts that will be known soon. The caller touches documents that waited."""
+        if keys != self._host_state.unjudged:
+            self._host_state = replace(self._host_state, unjudged=keys)
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:

@@ -354,7 +354,7 @@ class Registry:
             return DocumentStatus(name, revision, state, 0, removed=True, failures=entry.failures)
         state = State.REALIZED
         if validation.errors:
-            state = State.REJECTED
+            state = State.PENDING if validation.is_waiting else State.REJECTED
         elif validation.missing:
             state = State.PENDING
         elif entry.failures or entry.lacking or entry.in_force is None or entry.in_force is not entry.latest:

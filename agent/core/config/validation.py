@@ -7,7 +7,7 @@ from typing import NamedTuple
 from agent.core.kinds.catalogue import Listed
 from agent.core.model.resolved_state import ResolvedState
 from protocol.acknowledgements import Reference
-from protocol.errors import FieldError
+from protocol.errors import ErrorCode, FieldError
 
 
 class Validation(NamedTuple):
@@ -20,6 +20,11 @@ class Validation(NamedTuple):
     def valid(self) -> bool:
         """Return whether the document can be in force."""
         return not self.missing and not self.errors
+
+    @property
+    def is_waiting(self) -> bool:
+        """Return whether nothing is wrong as far as is known, and the rest will be known soon without a new message."""
+        return bool(self.errors) and all(error.code is ErrorCode.UNJUDGED for error in self.errors)
 
 
 VALID = Validation()
@@ -44,4 +49,5 @@ def validate(
     for kind, objects in listed:
         errors += kind.not_permitted(objects, document, resolved)
         errors += kind.validate(objects, resolved, was_in_force=was_in_force)
-    return Validation(errors=tuple(errors)) if errors else VALID
+    wrong = [error for error in errors if error.code is not ErrorCode.UNJUDGED]
+    return Validation(errors=tuple(wrong or errors)) if errors else VALID

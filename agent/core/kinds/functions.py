@@ -18,6 +18,7 @@ from protocol.acknowledgements import Reference
 from protocol.documents import Function
 from protocol.errors import ErrorCode, FieldError
 
+_UNJUDGED = "the program is being compiled and checked on this host; the document waits until that is done"
 StageIndexes: TypeAlias = Mapping[tuple[str, int], int]
 """The index in the jump tables of each function at a point, by its id and the point."""
 
@@ -79,7 +80,7 @@ class Functions(Kind[Function]):
     def validate(
         self, objects: Sequence[Function], resolved: ResolvedState, *, was_in_force: bool
     ) -> Iterator[FieldError]:
-        """Yield networks outside of the function's VPC, and programs that cannot run here."""
+        """Yield networks outside of the function's VPC, and programs that cannot run here or are not judged yet."""
         for index, function in enumerate(objects):
             for position, id_ in enumerate(function.scope.networks):
                 vpc = resolved.networks[id_].vpc
@@ -87,9 +88,12 @@ class Functions(Kind[Function]):
                     message = f"network {id_!r} is in VPC {vpc!r}; the function is limited to VPC {function.vpc!r}"
                     yield FieldError(f"functions[{index}].scope.networks[{position}]", ErrorCode.OUT_OF_RANGE, message)
         for index, function in enumerate(objects) if not was_in_force else ():
-            verdict = resolved.host_state.verdicts.get(verdict_key(function.program, function.point))
-            if verdict is not None and verdict.refusal:
-                path = f"functions[{index}].program.{form_of(function.program)}"
+            key = verdict_key(function.program, function.point)
+            path = f"functions[{index}].program.{form_of(function.program)}"
+            verdict = resolved.host_state.verdicts.get(key)
+            if key in resolved.host_state.unjudged:
+                yield FieldError(path, ErrorCode.UNJUDGED, _UNJUDGED)
+            elif verdict is not None and verdict.refusal:
                 yield FieldError(path, ErrorCode.INVALID, verdict.refusal)
 
     def numbers_in(self, kernel: KernelNumbers) -> StageIndexes:

@@ -37,6 +37,8 @@ class HostState:
     """The functions that the settings accept."""
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     """What is known of functions' programs: see `agent.core.functions.programs`."""
+    unjudged: frozenset[str] = frozenset()
+    """The keys of verdicts that will be known soon: documents that need them wait."""
 
     def uplink(self, address: bytes) -> Uplink | None:
         """Return the interface that has a packed address of 4 or 16 bytes."""

@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from functools import cache as cached
 from pathlib import Path
@@ -43,7 +44,7 @@ async def compile_source(source: str, cache: Path) -> UserProgram:
     Raises SourceError with a short message and clang's whole output, OSError if this host cannot compile sources
     (EOPNOTSUPP), or if the cache is not writable or another user could write to it (EPERM).
     """
-    check_source(source)
+    await asyncio.to_thread(check_source, source)
     path = cache / "functions" / f"{_digest(source)}.function"
     await asyncio.to_thread(path.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
     refuse_foreign(path.parent, path.parent.stat())
@@ -82,7 +83,7 @@ def _read(path: Path) -> UserProgram | None:
 
 def _write(path: Path, program: UserProgram) -> None:
     """Add a program to the cache, and remove those that were not used for longest."""
-    scratch = path.with_suffix(f".{os.getpid()}")
+    scratch = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     scratch.touch(mode=0o600)
     scratch.write_bytes(msgspec.msgpack.encode(program))
     scratch.replace(path)

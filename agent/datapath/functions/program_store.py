@@ -9,6 +9,7 @@ import asyncio
 import errno
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,7 +120,7 @@ class ProgramStore:
         path = self._path(content)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_foreign(path.parent, path.parent.stat())
-        scratch = path.with_suffix(f".{os.getpid()}")
+        scratch = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         scratch.touch(mode=0o600)
         scratch.write_bytes(msgspec.msgpack.encode(program))
         scratch.replace(path)

@@ -60,21 +60,24 @@ def _logical_lines(source: str) -> Iterator[tuple[int, str, str]]:
     Continued lines come as one, as do those that a comment joins. Its number is that of its first line.
     """
     text, spliced = _spliced(source)
-    number, line, bare, seen, passed = 1, "", "", 0, 0
+    number, seen, passed = 1, 0, 0
+    line: list[str] = []
+    bare: list[str] = []
     for token in _TOKEN.finditer(text):
         ends = token[0].count("\n")
         if token["end"]:
-            yield number, line, bare
-            line = bare = ""
+            yield number, "".join(line), "".join(bare)
+            line, bare = [], []
         else:
             plain = " " if token["comment"] else token[0]
-            line, bare = line + plain, bare + ('""' if token["text"] else plain)
+            line.append(plain)
+            bare.append('""' if token["text"] else plain)
         seen += ends
         while passed < len(spliced) and spliced[passed] < token.end():
             passed += 1
         if token["end"]:
             number = 1 + seen + passed
-    yield number, line, bare
+    yield number, "".join(line), "".join(bare)
 
 
 def _spliced(source: str) -> tuple[str, list[int]]:

@@ -1,0 +1,86 @@
+"""Which programs of functions wait for a verdict, and for which documents. Pure.
+
+A document's newest revision decides: programs that only older ones list are not judged any more. No document has more
+than one program judged at a time, so that one with many or slow programs does not hold up those of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from agent.core.functions.programs import UnjudgedProgram
+
+
+class _Waiting(NamedTuple):
+    document: str
+    one: UnjudgedProgram
+
+
+class JudgementQueue:
+    """The programs that wait or are being judged, by the key of their verdict."""
+
+    def __init__(self) -> None:
+        self._used: dict[str, dict[int, frozenset[str]]] = {}
+        """The keys of the verdicts that documents need, by document and revision."""
+        self._newest: dict[str, int] = {}
+        """The newest revision of each of these documents, which a recreated stream counts from 1."""
+        self._waiting: dict[str, _Waiting] = {}
+        self._running: dict[str, _Waiting] = {}
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Return the keys of the verdicts that are not known yet."""
+        return frozenset(self._waiting.keys() | self._running.keys())
+
+    def put(self, document: str, revision: int, keys: Iterable[str], unjudged: Iterable[UnjudgedProgram]) -> None:
+        """Take the newest revision of a document: the verdicts that it needs, and those that are to be found.
+
+        A program that is being judged is judged again only if its file may have changed meanwhile.
+        """
+        self._used.setdefault(document, {})[revision] = frozenset(keys)
+        self._newest[document] = revision
+        for one in unjudged:
+            if one.key not in self._waiting and (one.key not in self._running or one.program.file):
+                self._waiting[one.key] = _Waiting(document, one)
+        self._drop_unneeded()
+
+    def remove(self, document: str) -> None:
+        """Forget a document, and what was to be judged for it alone."""
+        self._used.pop(document, None)
+        self._newest.pop(document, None)
+        self._drop_unneeded()
+
+    def begin_next(self) -> UnjudgedProgram | None:
+        """Return the program to judge next, None if there is none that may be judged now."""
+        documents = {running.document for running in self._running.values()}
+        programs = [running.one.program for running in self._running.values()]
+        for key, waiting in self._waiting.items():
+            if waiting.document not in documents and waiting.one.program not in programs:
+                self._running[key] = self._waiting.pop(key)
+                return waiting.one
+        return None
+
+    def end(self, key: str) -> set[str]:
+        """Record that a program was judged, or could not be; return the documents whose newest revision lists it."""
+        self._running.pop(key, None)
+        return {name for name, revision in self._newest.items() if key in self._used[name][revision]}
+
+    def forget(self, document: str, kept: Iterable[int]) -> frozenset[str]:
+        """Forget a document's revisions but the newest and the kept ones; return the keys that none needs any more."""
+        by_revision = self._used.get(document)
+        if by_revision is None:
+            return frozenset()
+        left = {*kept, self._newest[document]}
+        gone = frozenset[str]().union(*(keys for revision, keys in by_revision.items() if revision not in left))
+        self._used[document] = by_revision = {one: keys for one, keys in by_revision.items() if one in left}
+        if not any(by_revision.values()):
+            del self._used[document], self._newest[document]
+        return gone - self._listed()
+
+    def _drop_unneeded(self) -> None:
+        needed = frozenset[str]().union(*(self._used[name][revision] for name, revision in self._newest.items()))
+        self._waiting = {key: waiting for key, waiting in self._waiting.items() if key in needed}
+
+    def _listed(self) -> frozenset[str]:
+        return frozenset[str]().union(*(keys for revisions in self._used.values() for keys in revisions.values()))
