@@ -107,7 +107,10 @@ def kernel_config(settings: Settings) -> KernelConfig:
         ),
         features=settings.features(),
         functions=FunctionConfig(
-            Path(settings.functions.folder) if settings.functions.folder else None, settings.functions.max_instructions
+            Path(settings.functions.folder) if settings.functions.folder else None,
+            settings.functions.max_instructions,
+            Path(settings.functions.sockets),
+            settings.functions.hang,
         ),
     )
 

@@ -51,14 +51,15 @@ Publishers = Annotated[
     msgspec.Meta(description='a list of public nkeys, as in ["UDXU4RCS..."]; empty to accept unsigned documents'),
 ]
 Forms = Annotated[
-    tuple[Literal["source", "object", "file"], ...],
-    msgspec.Meta(description='a list of some of "source", "object" and "file"; empty to disable functions'),
+    tuple[Literal["source", "object", "file", "process"], ...],
+    msgspec.Meta(description='a list of some of "source", "object", "file" and "process"; empty to disable functions'),
 ]
 Patterns = Annotated[
     tuple[str, ...],
     msgspec.Meta(description='a list of names of documents, as in ["operator.*"]; * stands for any text'),
 ]
 Instructions = Annotated[int, msgspec.Meta(ge=1024, le=1_000_000, description="a whole number from 1024 to 1000000")]
+Hang = Annotated[float, msgspec.Meta(ge=0.1, le=60, description="a number of seconds from 0.1 to 60")]
 LISTS = ("servers", "trusted_publishers", "interfaces", "families", "underlay", "accept", "host_wide")
 """Settings that are lists; in the environment, their values are separated by commas."""
 LONGEST_GIVEN = 60
@@ -144,12 +145,16 @@ class FunctionsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `accept` are the forms of programs: `source` and `object` in documents, `file` by name from `folder`, which nobody
     but root may be able to write. Functions of documents whose names match `host_wide` need not name a VPC.
     `max_instructions` limits how many the kernel's verifier processes of one function, which bounds its time.
+    Functions in processes ask for their packets at Unix sockets in the folder `sockets`; one that takes no packet for
+    `hang` seconds is taken out of the path until it does.
     """
 
     accept: Forms = ()
     folder: str = ""
     host_wide: Patterns = ()
     max_instructions: Instructions = 32768
+    sockets: str = "/run/droplet/functions"
+    hang: Hang = 1.0
 
     def rules(self) -> FunctionRules:
         """Return what documents are validated by."""
@@ -293,6 +298,8 @@ def _broken_functions(section: FunctionsSection) -> Iterator[_Mistake]:
         yield _Mistake("functions.folder", 'it is needed with "file" in functions.accept: name a folder')
     if section.folder and not section.folder.startswith("/"):
         yield _Mistake("functions.folder", f"{section.folder!r} is not an absolute path")
+    if not section.sockets.startswith("/"):
+        yield _Mistake("functions.sockets", f"{section.sockets!r} is not an absolute path")
 
 
 def _broken_bus(bus: BusSection) -> Iterator[_Mistake]:

@@ -68,7 +68,7 @@ PARTS = (
         "fixed = {.mac = {2, 0, 0, 0, 0, 1}}, *receiver = &fixed;",
     ),
     _ingress("inner Ethernet addresses", "lib/endpoint.h", r"(?<=\t)rewrite_ethernet\(ethernet, receiver\);"),
-    _ingress("taking the headers off", "lib/endpoint.h", r"if \(remove_outer\([^;]*;"),
+    _ingress("taking the headers off", "lib/endpoint.h", r"if \(\(!STAGES \|\| [^;]*;"),
     _egress(
         "source checks",
         ("entry/from_endpoint.h", r"if \(!is_own_source\([^;]*;", ""),

@@ -33,6 +33,10 @@
 /* The ifindex of an endpoint's interface is this plus its slot; agent/core/model/endpoint_slots.py */
 #define IFINDEX_BASE 0x40000000U
 
+/* That of the pairs of functions in processes is this or more; agent/core/functions/processes.py */
+#define PROCESS_IFINDEX 0x60000000U
+#define MAX_ANSWERS	0x10000U /* above the pieces of any GSO packet */
+
 #define NEW_TTL	    64
 #define MAX_BOUNCES 4 /* ends a loop between bouncers whose maps disagree */
 

@@ -38,6 +38,7 @@ BPF_TABLE("array", __u32, struct host_stages, host_stages, 1);
 BPF_TABLE("prog", __u32, __u32, stage_programs, STAGE_POINTS *STAGE_SLOTS);
 BPF_TABLE("percpu_array", __u32, struct function_traffic, function_counters, STAGE_POINTS *STAGE_SLOTS);
 BPF_TABLE("percpu_array", __u32, __u64, function_reasons, STAGE_POINTS * STAGE_SLOTS * STAGE_REASONS);
+BPF_TABLE("array", __u32, struct function_process, function_processes, STAGE_POINTS *STAGE_SLOTS);
 #endif
 #if HAS_GSO /* tc alone */
 BPF_TABLE("percpu_array", __u32, struct scratch, scratches, 1);

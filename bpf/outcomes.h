@@ -9,7 +9,8 @@
 
 #define OUTCOMES_RECEIVED(X)                                                                                           \
 	X(RECEIVED_FROM_UNDERLAY, "Received on an underlay interface of this host.")                                   \
-	X(RECEIVED_FROM_ENDPOINT, "Received from an endpoint of this host.")
+	X(RECEIVED_FROM_ENDPOINT, "Received from an endpoint of this host.")                                           \
+	X(RECEIVED_FROM_FUNCTION, "Answered by a function's process.")
 
 #define OUTCOMES_PASSED(X) X(PASSED, "Not for the overlay; passed to the host's network stack.")
 
@@ -28,6 +29,7 @@
 	X(DELIVERED, "Received from a tunnel and delivered to its endpoint.")                                          \
 	X(DELIVERED_SAME_HOST, "Delivered from one endpoint of this host to another.")                                 \
 	X(FUNCTION_DELIVERED, "A function sent it to another endpoint of this host.")                                  \
+	X(FUNCTION_HANDED_OVER, "Handed over to a function's process.")                                                \
 	X(SENT_DIRECT, "Sent straight to the destination's droplet.")                                                  \
 	X(SENT_TO_BOUNCER, "Sent to a bouncer of the endpoint's network.")                                             \
 	X(SENT_TO_DIVIDER, "Sent to a divider of the endpoint's VPC, as required by a network's routing.")             \
@@ -95,7 +97,8 @@
 	X(GSO_PACKET, "A GSO packet that no tunnel carries: not TCP or UDP, or UDP checksums are required.")           \
 	X(FUNCTION_DROPPED, "A function dropped it.")                                                                  \
 	X(FUNCTION_FAULT, "The verdict of a function was invalid, or the packet that it changed is unusable.")         \
-	X(FUNCTION_TARGET, "A function sent it to an address that no endpoint of the VPC has on this host.")
+	X(FUNCTION_TARGET, "A function sent it to an address that no endpoint of the VPC has on this host.")           \
+	X(FUNCTION_ANSWER, "A function's process answered late, twice, or with malformed metadata.")
 
 #define ENUMERATOR(name, sentence) name,
 

@@ -413,14 +413,40 @@ struct frame_state {
 	__u16 packets; /* tc: how many packets the frame stands for */
 	struct outer outer;
 	struct options options;
-	__u32 chain;   /* stages: the functions that are still to run */
-	__u32 outcome; /* stages: an enum outcome, that of the frame so far */
-	__u32 flow;    /* from_endpoint: hash of the flow */
-	__u32 changed; /* stages: 1 + the index of the last function that changed the packet; 0: none did */
-	__u32 sends;   /* stages: an enum stage_verdict for the program that continues; 0: go on */
-	__u8 on_path;  /* from a tunnel: the inner sender is known to be at the peer */
-	__u8 rest[3];
+	__u32 chain;	/* stages: the functions that are still to run */
+	__u32 outcome;	/* stages: an enum outcome, that of the frame so far */
+	__u32 flow;	/* from_endpoint: hash of the flow */
+	__u32 changed;	/* stages: 1 + the index of the last function that changed the packet; 0: none did */
+	__u32 sends;	/* stages: an enum stage_verdict for the program that continues; 0: go on */
+	__u8 on_path;	/* from a tunnel: the inner sender is known to be at the peer */
+	__u8 processed; /* a process had it: its length may have changed */
+	__u8 rest[2];
+	__u32 rx_ifindex; /* handed over to a process: where the frame was received */
+	__u32 answers; /* handed over to a process: how many answers it may still give, more than 1 for GSO packets */
 	__u64 stage[STAGE_WORDS]; /* stages: struct stage behind its pointers, see lib/stages.h */
+};
+
+#define PROCESS_SERVED	   1U /* a process serves the sockets */
+#define PROCESS_ANSWERS_TC 2U /* its answers continue at tc, else at XDP */
+
+/*
+ * function_processes: index of a function in the jump tables -> the process that is the function, if it is one. Written
+ * by the agent.
+ */
+struct function_process {
+	__u32 ifindex; /* of `near`, the end of the veth pair to which packets are redirected */
+	__u32 lane;    /* its entry in the function's XSKMAP */
+	__u32 longest; /* bytes of the longest packet that its frames hold */
+	__u32 flags;
+};
+
+/* What a process answered, on its way from XDP to tc: in the space in front of the frame for metadata. */
+struct function_answer {
+	__u64 token;
+	__u8 verdict;
+	__u8 reason;
+	__u8 pad[6];
+	struct address target;
 };
 
 /* scratches: 0 -> bytes that a program of tc moves within a frame; per CPU. Written by programs. */

@@ -5,7 +5,7 @@
 #include "entry/from_endpoint.h"
 #include "entry/undeliverable.h"
 #include "entry/resumed.h"
-#include "entry/function.h"
+#include "entry/process.h"
 
 /* As transit_xdp() in xdp.c. */
 int tc_transit(struct __sk_buff *ctx)
@@ -78,5 +78,26 @@ int tc_function_dropped(struct __sk_buff *ctx)
 {
 	read_headers(ctx);
 	return process_function(ctx, STAGE_DROPPED);
+}
+
+/* In the slot of a function in a process. */
+int tc_function_process(struct __sk_buff *ctx)
+{
+	read_headers(ctx);
+	return process_handed_over(ctx);
+}
+
+/* On the near end of its pair: answers that function_answer() in xdp.c checked. */
+int tc_function_answer(struct __sk_buff *ctx)
+{
+	const struct function_answer *given = (void *)(long)ctx->data_meta;
+	__u32 index = PATCHED(MAGIC_INDEX);
+	struct function_answer answer;
+
+	if ((void *)(given + 1) > frame_start(ctx)) /* of the host's own stack */
+		return TC_ACT_SHOT;
+	answer = *given;
+	read_headers(ctx);
+	return process_answer(ctx, &answer, index);
 }
 #endif

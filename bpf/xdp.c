@@ -6,7 +6,7 @@
 #include "entry/undeliverable.h"
 #include "entry/lost_frames.h"
 #include "entry/resumed.h"
-#include "entry/function.h"
+#include "entry/process.h"
 
 /* Transit XDP: on the interfaces of the underlay, and by tail call from the transit agent for the same host. */
 int transit_xdp(struct xdp_md *ctx)
@@ -68,5 +68,73 @@ int function_passed(struct xdp_md *ctx)
 int function_dropped(struct xdp_md *ctx)
 {
 	return process_function(ctx, STAGE_DROPPED);
+}
+
+/* In the slot of a function in a process. */
+int function_process(struct xdp_md *ctx)
+{
+	return process_handed_over(ctx);
+}
+
+/* On the far end of its pair: to the socket. A GSO packet was cut on its way, and is shorter now. */
+int function_socket(struct xdp_md *ctx)
+{
+	struct function_meta *meta = frame_start(ctx);
+
+	if ((void *)(meta + 1) > frame_end(ctx))
+		return XDP_DROP;
+	meta->packet_length = frame_length(ctx) - sizeof(*meta);
+	return function_sockets.redirect_map(PATCHED(MAGIC_LANE), XDP_DROP);
+}
+
+/* Checks the metadata of an answer, and takes it off. */
+static __always_inline bool read_answer(struct xdp_md *ctx, struct function_answer *answer)
+{
+	struct function_meta *meta = frame_start(ctx);
+	const struct address *target = (void *)(meta + 1);
+	__u32 front = sizeof(*meta);
+
+	if ((void *)(meta + 1) > frame_end(ctx) || meta->version != FUNCTION_META_VERSION)
+		return false;
+	answer->token = meta->token;
+	answer->verdict = meta->verdict;
+	answer->reason = meta->user_reason;
+	if (answer->verdict == FUNCTION_SEND_TO) {
+		front += FUNCTION_ADDRESS_SIZE;
+		if ((void *)(target + 1) > frame_end(ctx))
+			return false;
+		copy_address(&answer->target, target);
+	}
+	if (meta->packet_offset != front || front + meta->packet_length != frame_length(ctx))
+		return false;
+	return !bpf_xdp_adjust_head(ctx, (int)front);
+}
+
+/* Passes an answer on to tc, with what it says in the metadata of XDP. */
+static __always_inline bool pass_to_tc(struct xdp_md *ctx, const struct function_answer *answer)
+{
+	struct function_answer *to;
+
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*answer)))
+		return false;
+	to = (void *)(long)ctx->data_meta;
+	if ((void *)(to + 1) > frame_start(ctx))
+		return false;
+	*to = *answer;
+	return true;
+}
+
+/* On the near end of its pair: the process's answers. */
+int function_answer(struct xdp_md *ctx)
+{
+	__u32 index = PATCHED(MAGIC_INDEX);
+	struct function_process *process = function_processes.lookup(&index);
+	struct function_answer answer = {};
+
+	if (!process || !read_answer(ctx, &answer))
+		return refuse_answer(ctx, index);
+	if (process->flags & PROCESS_ANSWERS_TC)
+		return pass_to_tc(ctx, &answer) ? XDP_PASS : refuse_answer(ctx, index);
+	return process_answer(ctx, &answer, index);
 }
 #endif

@@ -129,16 +129,27 @@ class FunctionScope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=
     endpoints: Scope = ()
 
 
+class FunctionProcess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A process that is a function: whichever one runs as this user (a name or a number of the host's) and asks first.
+
+    It asks at a Unix socket of the agent's, `NAME.sock` in the folder of the host's settings, with the function's id.
+    """
+
+    user: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
 class FunctionProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A function's program, in exactly one form; `bpf/stage.h` is its contract.
 
     `source`: C source of `stage_function`. `object`: a BPF object file (ELF) with that function. `file`: the name of
-    either in the host's folder of functions, `NAME.c` or `NAME.o`. Each host's settings say which forms it accepts.
+    either in the host's folder of functions, `NAME.c` or `NAME.o`. `process`: no program but a process,
+    which gets the packets over AF_XDP sockets. Each host's settings say which forms it accepts.
     """
 
     source: Annotated[str, msgspec.Meta(max_length=MAX_SOURCE)] = ""
     object: Annotated[bytes, msgspec.Meta(max_length=MAX_OBJECT)] = b""
     file: Annotated[str, msgspec.Meta(max_length=255)] = ""
+    process: FunctionProcess | None = None
 
 
 class Function(_Object, frozen=True, forbid_unknown_fields=True, gc=False):

@@ -12,6 +12,8 @@ SCOPE_OF_ENDPOINTS = ("from_endpoint", "to_endpoint")
 """The points that know the endpoint: their functions may be limited to networks and endpoints."""
 OF_THE_HOST = ("from_underlay", "passed")
 """The points whose packets show more than one VPC's: their functions may not be one VPC's."""
+NOT_OF_PROCESSES = ("passed", "dropped")
+"""The points whose packets do not go to processes."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.[co]")
 
 
@@ -28,7 +30,13 @@ def _check_program(function: Function, path: str) -> Iterator[FieldError]:
     given = [name for name in program.__struct_fields__ if getattr(program, name)]
     if len(given) != 1:
         said = f"not {' and '.join(given)}" if given else "the function has no program"
-        yield FieldError(path, ErrorCode.INVALID, f"set one of source, object and file: {said}")
+        yield FieldError(path, ErrorCode.INVALID, f"set one of source, object, file and process: {said}")
+    if program.process is not None and function.configuration:
+        message = "a process is configured by other means: leave configuration out"
+        yield FieldError(path.replace(".program", ".configuration"), ErrorCode.INVALID, message)
+    if program.process is not None and function.point in NOT_OF_PROCESSES:
+        message = f"no process can be at {function.point}: choose another point, or write a program"
+        yield FieldError(path.replace(".program", ".point"), ErrorCode.INVALID, message)
     if (size := len(program.source.encode())) > MAX_SOURCE:
         yield FieldError(f"{path}.source", ErrorCode.TOO_LARGE, f"{size} bytes; a source has at most {MAX_SOURCE}")
     if program.file and not _FILE_NAME.fullmatch(program.file):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.core.model.hooks import Hook
+from agent.core.model.hooks import PROCESS_SLOT, Hook
 from agent.core.model.map_layout import STAGE_ARRAYS
 from agent.datapath.bpf.pins import Pins
 from agent.datapath.functions.functions import Functions, Host
@@ -18,10 +18,16 @@ from agent.datapath.loading import Loaded, LoadedHook
 
 @dataclass(frozen=True, slots=True)
 class FunctionConfig:
-    """The settings of users' functions: the operator's folder, if any, and the limit of the verifier's work."""
+    """The settings of users' functions: the operator's folder, if any, and the limit of the verifier's work.
+
+    `sockets` is the folder of the Unix sockets for functions in processes; one that takes no packet for `hang` seconds
+    is taken out of the path.
+    """
 
     folder: Path | None = None
     max_instructions: int = 32768
+    sockets: Path = Path("/run/droplet/functions")
+    hang: float = 1.0
 
 
 def functions_of(loaded: Loaded, pins: Pins, instance: str, cache: Path, config: FunctionConfig) -> Functions | None:
@@ -35,6 +41,7 @@ def functions_of(loaded: Loaded, pins: Pins, instance: str, cache: Path, config:
         instance=instance,
         slots=_slots(loaded, hooks),
         shells={hook: found.compiled.shells for hook, found in hooks.items()},
+        processes={hook: found.compiled.process(PROCESS_SLOT[hook]) for hook, found in hooks.items()},
         maps=loaded.descriptors(),
         max_instructions=config.max_instructions,
     )

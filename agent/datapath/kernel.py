@@ -48,7 +48,6 @@ from agent.datapath.bpf.pins import Pins, ensure_bpffs, pinned_program_ids
 from agent.datapath.executor import Executor
 from agent.datapath.foreign_programs import foreign_faults
 from agent.datapath.function_loading import FunctionConfig, functions_of
-from agent.datapath.function_port import FunctionPort
 from agent.datapath.loading import Loaded, load_hooks
 from agent.datapath.mode_follower import ModeFollower
 from agent.datapath.net.device_statistics import unsent_frames
@@ -59,6 +58,7 @@ from agent.datapath.net.namespaces import open_control_socket, open_netlink_sock
 from agent.datapath.net.netlink import DUMP_ATTEMPTS, DUMP_PAUSE, Netlink
 from agent.datapath.nexthop.neighbours import NeighbourWatch
 from agent.datapath.observe import Subject, observe, observe_some
+from agent.datapath.process_functions import ProcessFunctions, ProcessHost
 from agent.datapath.veth.pairs import Links
 from agent.errors import kernel_step
 from protocol.status import Fault
@@ -136,9 +136,8 @@ class Kernel:
         self.transit.take(uplinks)
         self._gro = TunnelGro(netlink, config.instance, config.features)
         self._follower = ModeFollower(netlink, self.modes, self.transit, self.links, self._owns, uplinks)
-        functions = functions_of(loaded, pins, config.instance, config.cache, config.functions)
-        self._functions: FunctionPort | None = functions
-        self.function_reader = functions.reader if functions is not None else None
+        self._functions = self._compose_functions(tc)
+        self.function_reader = self._functions.reader if self._functions is not None else None
         """Reads functions' maps and programs for queries; None where functions are off."""
         self.executor = Executor(loaded.maps, self.links, self.transit, self._follower, self._functions)
         self.neighbours = NeighbourWatch(uplinks, loaded.maps[MapName.NEXT_HOPS])
@@ -150,6 +149,19 @@ class Kernel:
             *(config.interfaces, config.instance, loaded.maps, self.transit.is_current, self.agents.is_right),
             functions=self._functions,
         )
+
+    def _compose_functions(self, tc: TcIngress) -> ProcessFunctions | None:
+        config = self.config
+        found = functions_of(self._loaded, config.pins, config.instance, config.cache, config.functions)
+        if found is None:
+            return None
+        folder, hang = config.functions.sockets, config.functions.hang
+        host = ProcessHost(self._netlink, tc, self._loaded, config.instance, self.endpoint_hook, folder, hang)
+        return ProcessFunctions(found, host)
+
+    def process_faults(self) -> list[Fault]:
+        """Return a fault for each function that should be a process and is none."""
+        return self._functions.faults() if self._functions is not None else []
 
     @classmethod
     async def open(cls, config: KernelConfig) -> Kernel:
@@ -196,6 +208,8 @@ class Kernel:
 
     async def close(self) -> None:
         """Close descriptors and sockets and end the neighbour watch. Everything that forwards traffic stays."""
+        if self._functions is not None:
+            await self._functions.close()
         if self._feature_events is not None:
             self._feature_events.close()
         await self.neighbours.close()

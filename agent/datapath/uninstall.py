@@ -25,6 +25,7 @@ from agent.datapath.kernel import KernelConfig
 from agent.datapath.net.link_query import LinkQuery
 from agent.datapath.net.netlink import Message, Netlink, attribute
 from agent.datapath.nexthop.managed_neighbours import release_all
+from agent.datapath.processes.pair import own_pairs, remove_pair
 from agent.datapath.veth.pairs import is_unfinished, marked_endpoint
 
 log = structlog.get_logger()
@@ -50,6 +51,8 @@ async def remove(config: KernelConfig, tell: Callable[[str], None]) -> Removed:
     async with Netlink() as netlink:
         links = await netlink.links()
         interfaces = await _delete_endpoints(netlink, links, config, tell)
+        for near in own_pairs(links, config.instance):
+            await remove_pair(netlink, near)
         gro_devices = await remove_devices(netlink, links, config.instance)
         carriers = {index for name in config.interfaces for index in await _leave(netlink, name, pins, tell)}
         transit = False

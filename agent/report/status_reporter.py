@@ -119,6 +119,7 @@ class StatusReporter:
         foreign = self._kernel.foreign.items()
         blocked = [fault for index, fault in foreign if index in needed or index >= IFINDEX_BASE]
         self._faults.report("foreign_programs", blocked)
+        self._faults.report("function_processes", self._kernel.process_faults())
         self._losses.look(self._kernel.failures.read(), time.monotonic())
         self._faults.report("losses", self._losses.faults(self._name_of))
         self._failing.look(self._function_faults(), time.monotonic())
@@ -132,11 +133,12 @@ class StatusReporter:
         return {place: found[index] for place, index in indexes.items() if index in found}
 
     def _function_faults(self) -> dict[FailingFunction, int]:
-        """Return how often each function in force failed."""
+        """Return how often each program of a function in force failed; processes have faults of their own."""
         functions = self._reconciler.desired.resolved.functions
         return {
             FailingFunction(id_, Point(point).label, functions[id_].on_fault == "closed"): one.faults
             for (id_, point), one in self._function_counters().items()
+            if functions[id_].program.process is None
         }
 
     def _endpoint_hooks(self) -> Mapping[str, int]:

@@ -236,10 +236,10 @@ static __always_inline int process_endpoint(context *ctx)
 	enum outcome outcome = NO_PROGRAM;
 
 	if (!sender)
-		return leave(RECEIVED_FROM_ENDPOINT, UNKNOWN_INTERFACE, amount_of(ctx, state), rx_ifindex);
+		return leave(ctx, RECEIVED_FROM_ENDPOINT, UNKNOWN_INTERFACE, amount_of(ctx, state), rx_ifindex);
 	if (state)
 		outcome = observe_end(ctx, state, from_endpoint(ctx, sender, state, &tx_ifindex));
-	return leave_endpoint(rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
+	return leave_endpoint(ctx, rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
 }
 
 #endif

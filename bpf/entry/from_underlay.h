@@ -325,14 +325,14 @@ static __always_inline int process_underlay_frame(context *ctx)
 			outcome = call_errors(ctx, state, outcome);
 		outcome = observe_end(ctx, state, outcome);
 	}
-	return leave(RECEIVED_FROM_UNDERLAY, outcome, amount_of(ctx, state), tx_ifindex);
+	return leave(ctx, RECEIVED_FROM_UNDERLAY, outcome, amount_of(ctx, state), tx_ifindex);
 }
 
 /* By tail call from the program for frames of endpoints. */
 static __always_inline int process_same_host_frame(context *ctx)
 {
 	struct frame_state *state = called_state(SLOT_SAME_HOST);
-	__u32 rx_ifindex = ingress_ifindex(ctx), tx_ifindex = rx_ifindex;
+	__u32 rx_ifindex = source_ifindex(ctx, state), tx_ifindex = rx_ifindex;
 	struct interface *sender = find_interface(rx_ifindex);
 	enum outcome outcome = UNKNOWN_INTERFACE; /* closed: the endpoint is being removed */
 
@@ -342,7 +342,7 @@ static __always_inline int process_same_host_frame(context *ctx)
 		tx_ifindex = state->receiver;
 		outcome = observe_end(ctx, state, deliver_same_host(ctx, sender, state, tx_ifindex));
 	}
-	return leave_endpoint(rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
+	return leave_endpoint(ctx, rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
 }
 
 /* Frames of the underlay, and by tail call those for the same host. */

@@ -14,6 +14,7 @@
 #define MAGIC_CALL   0x7fd20001 /* number of a helper that does not exist: a call of the user's function */
 #define MAGIC_INDEX  0x5fd20002 /* the function's index in function_counters */
 #define MAGIC_CLOSED 0x5fd20003 /* 1: a fault drops the packet */
+#define MAGIC_LANE   0x5fd20004 /* entry/process.h: the entry of a pair in the function's XSKMAP */
 
 #define PATCHED(magic)                                                                                                 \
 	({                                                                                                             \
@@ -37,11 +38,11 @@ static int (*user_function)(struct stage *stage, void *start, void *end, void *c
 static __always_inline int leave_function(context *ctx, const struct frame_state *state, enum outcome outcome,
 					  __u32 tx_ifindex)
 {
-	__u32 rx_ifindex = ingress_ifindex(ctx);
+	__u32 rx_ifindex = source_ifindex(ctx, state);
 
 	if (rx_ifindex >= IFINDEX_BASE)
-		return leave_endpoint(rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
-	return leave(RECEIVED_FROM_UNDERLAY, outcome, amount_of(ctx, state), tx_ifindex);
+		return leave_endpoint(ctx, rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
+	return leave(ctx, RECEIVED_FROM_UNDERLAY, outcome, amount_of(ctx, state), tx_ifindex);
 }
 
 /* Drops the frame, after those functions have seen it that observe dropped ones. */
@@ -50,7 +51,7 @@ static __always_inline int drop_at(context *ctx, struct frame_state *state, enum
 {
 	if (point != STAGE_DROPPED)
 		outcome = observe_end(ctx, state, outcome);
-	return leave_function(ctx, state, outcome, ingress_ifindex(ctx));
+	return leave_function(ctx, state, outcome, source_ifindex(ctx, state));
 }
 
 /* Where the function's packet starts: at the inner frame, except where it sees the outer headers. */
@@ -72,7 +73,6 @@ static __always_inline bool is_valid_verdict(__u32 verdict, enum stage_point poi
 
 static __always_inline void count_verdict(struct function_traffic *traffic, __u32 verdict, struct amount amount)
 {
-	add(&traffic->received, amount);
 	if (verdict == STAGE_GO_ON)
 		traffic->went_on += amount.packets;
 	else if (verdict == STAGE_DROP)
@@ -115,11 +115,11 @@ static __always_inline int resume(context *ctx, struct frame_state *state, enum 
 	enum outcome outcome;
 
 	if (point == STAGE_PASSED && state->sends)
-		return leave_function(ctx, state, FUNCTION_SENT_BACK, ingress_ifindex(ctx));
+		return leave_function(ctx, state, FUNCTION_SENT_BACK, source_ifindex(ctx, state));
 	if (point == STAGE_PASSED || point == STAGE_DROPPED)
-		return leave_function(ctx, state, state->outcome, ingress_ifindex(ctx));
+		return leave_function(ctx, state, state->outcome, source_ifindex(ctx, state));
 	outcome = point == STAGE_FROM_ENDPOINT ? call_agent_resume(ctx, state) : call_transit_resume(ctx, state);
-	return leave_function(ctx, state, outcome, ingress_ifindex(ctx));
+	return leave_function(ctx, state, outcome, source_ifindex(ctx, state));
 }
 
 static __always_inline int carry_out(context *ctx, struct frame_state *state, __u32 verdict, enum stage_point point)
@@ -146,6 +146,7 @@ static __always_inline int process_function(context *ctx, enum stage_point point
 		return leave_function(ctx, state, NO_PROGRAM, 0);
 	verdict = call_user(ctx, state, point, configuration, traffic);
 	valid = is_valid_verdict(verdict, point);
+	add(&traffic->received, amount_of(ctx, state));
 	count_verdict(traffic, valid ? verdict : 0, amount_of(ctx, state));
 	if (stage_of(state)->changed)
 		state->changed = index + 1;

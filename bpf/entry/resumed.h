@@ -52,8 +52,8 @@ static __always_inline enum outcome check_changed(context *ctx, const struct int
 	if (outcome == CONTINUE)
 		outcome = set_segments(ctx, ethernet, end, egress->state);
 	if (outcome == CONTINUE)
-		outcome = hash_flow(ethernet, end, slot_of(ingress_ifindex(ctx)), egress->packet, egress->transport,
-				    &egress->flow);
+		outcome = hash_flow(ethernet, end, slot_of(source_ifindex(ctx, egress->state)), egress->packet,
+				    egress->transport, &egress->flow);
 	if (outcome != CONTINUE || is_group_mac(ethernet->h_dest) || is_multicast_packet(egress->packet))
 		return unusable(egress->state);
 	if (INNER_IPV6 && egress->packet->kind == ETH_P_IPV6 && is_link_local(&egress->packet->to.address))
@@ -120,7 +120,7 @@ static __always_inline enum outcome resume_endpoint(context *ctx, const struct i
 static __always_inline int process_resumed_endpoint(context *ctx)
 {
 	struct frame_state *state = called_state(SLOT_AGENT_RESUME);
-	__u32 rx_ifindex = ingress_ifindex(ctx), tx_ifindex = rx_ifindex;
+	__u32 rx_ifindex = source_ifindex(ctx, state), tx_ifindex = rx_ifindex;
 	struct interface *sender = find_interface(rx_ifindex);
 	enum outcome outcome = UNKNOWN_INTERFACE; /* closed: the endpoint is being removed */
 
@@ -128,7 +128,7 @@ static __always_inline int process_resumed_endpoint(context *ctx)
 		outcome = NO_PROGRAM;
 	if (sender && state)
 		outcome = observe_end(ctx, state, resume_endpoint(ctx, sender, state, &tx_ifindex));
-	return leave_endpoint(rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
+	return leave_endpoint(ctx, rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
 }
 
 /*
@@ -188,6 +188,10 @@ static __always_inline enum outcome resume_tunnel(context *ctx, struct frame_sta
 
 	if (!local || !local->interface) /* closed: it was just removed */
 		return NO_LOCAL_DROPLET;
+	if (state->processed && outcome != CONTINUE && outcome != INNER_PROTOCOL) {
+		if (unknown_scalar(parse_changed(ctx, state, &on_path)) == FUNCTION_FAULT)
+			return FUNCTION_FAULT;
+	}
 	if (state->sends)
 		return send_as_told(ctx, local, state, tx_ifindex);
 	if (outcome == CONTINUE || outcome == INNER_PROTOCOL) { /* from_underlay */
@@ -200,6 +204,8 @@ static __always_inline enum outcome resume_tunnel(context *ctx, struct frame_sta
 	if (outcome == DELIVERED || outcome == FUNCTION_DELIVERED) { /* to_endpoint */
 		*tx_ifindex = state->receiver;
 		receiver = find_receiver(*tx_ifindex, state->tunnel.vni);
+		if (receiver && state->processed && !fits_mtu(receiver->mtu, &state->tunnel))
+			return TOO_BIG;
 		return receiver ? deliver(ctx, state, receiver, *tx_ifindex, outcome) : ENDPOINT_NOT_LOCAL;
 	}
 	if (!leaves_by_tunnel(outcome))
@@ -220,6 +226,8 @@ static __always_inline enum outcome resume_same_host(context *ctx, const struct 
 	receiver = find_receiver(*tx_ifindex, sender->vni);
 	if (!receiver) /* closed: it was just removed or has moved */
 		return ENDPOINT_NOT_LOCAL;
+	if (state->processed && !fits_mtu(receiver->mtu, &state->tunnel))
+		return TOO_BIG;
 	return hand_over(ctx, receiver, state, *tx_ifindex, state->outcome);
 }
 
@@ -227,7 +235,7 @@ static __always_inline enum outcome resume_same_host(context *ctx, const struct 
 static __always_inline int process_resumed(context *ctx)
 {
 	struct frame_state *state = called_state(SLOT_TRANSIT_RESUME);
-	__u32 rx_ifindex = ingress_ifindex(ctx), tx_ifindex = rx_ifindex;
+	__u32 rx_ifindex = source_ifindex(ctx, state), tx_ifindex = rx_ifindex;
 	struct interface *sender = find_interface(rx_ifindex);
 	enum outcome outcome = NO_PROGRAM;
 
@@ -235,7 +243,7 @@ static __always_inline int process_resumed(context *ctx)
 		if (sender && state)
 			outcome = resume_same_host(ctx, sender, state, &tx_ifindex);
 		outcome = observe_end(ctx, state, outcome);
-		return leave_endpoint(rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
+		return leave_endpoint(ctx, rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);
 	}
 	if (state) {
 		outcome = resume_tunnel(ctx, state, &tx_ifindex);
@@ -243,7 +251,7 @@ static __always_inline int process_resumed(context *ctx)
 			outcome = call_errors(ctx, state, outcome);
 		outcome = observe_end(ctx, state, outcome);
 	}
-	return leave(RECEIVED_FROM_UNDERLAY, outcome, amount_of(ctx, state), tx_ifindex);
+	return leave(ctx, RECEIVED_FROM_UNDERLAY, outcome, amount_of(ctx, state), tx_ifindex);
 }
 
 #endif

@@ -146,8 +146,8 @@ static __always_inline enum outcome answer_endpoint(context *ctx, const struct f
 
 static __always_inline int process_undeliverable(context *ctx)
 {
-	__u32 rx_ifindex = ingress_ifindex(ctx), tx_ifindex = rx_ifindex;
 	struct frame_state *state = called_state(SLOT_ERRORS);
+	__u32 rx_ifindex = source_ifindex(ctx, state), tx_ifindex = rx_ifindex;
 	enum outcome outcome = NO_PROGRAM, reason; /* closed: without a state the frame is unknown */
 	struct amount amount = amount_of(ctx, state);
 
@@ -160,8 +160,8 @@ static __always_inline int process_undeliverable(context *ctx)
 		outcome = observe_end(ctx, state, outcome);
 	}
 	if (rx_ifindex >= IFINDEX_BASE)
-		return leave_endpoint(rx_ifindex, outcome, amount, tx_ifindex);
-	return leave(RECEIVED_FROM_UNDERLAY, outcome, amount, tx_ifindex);
+		return leave_endpoint(ctx, rx_ifindex, outcome, amount, tx_ifindex);
+	return leave(ctx, RECEIVED_FROM_UNDERLAY, outcome, amount, tx_ifindex);
 }
 
 #endif

@@ -125,6 +125,11 @@ static __always_inline long add_outer(context *ctx, __u32 bytes, bool ipv6, bool
 	return bpf_skb_store_bytes(ctx, bytes, &inner, sizeof(inner), 0);
 }
 
+static __always_inline long add_front(context *ctx, __u32 bytes)
+{
+	return bpf_skb_change_head(ctx, bytes, 0);
+}
+
 static __always_inline bool is_ipv6_frame(context *ctx)
 {
 	return FIELD(ctx, protocol) == bpf_htons(ETH_P_IPV6);

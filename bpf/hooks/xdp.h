@@ -34,7 +34,11 @@ static __always_inline __u32 frame_length(context *ctx)
 
 static __always_inline __u32 ingress_ifindex(context *ctx)
 {
-	return ctx->ingress_ifindex;
+	__u32 ifindex;
+
+	/* else clang may compute the field's address and keep it, and the verifier allows no such pointer */
+	asm("%0 = *(u32 *)(%1 + %2)" : "=r"(ifindex) : "r"(ctx), "i"(__builtin_offsetof(struct xdp_md, ingress_ifindex)));
+	return ifindex;
 }
 
 /* A VLAN tag that the kernel removed from the frame, with TAG_REMOVED set; 0 if it removed none: never here. */
@@ -63,6 +67,12 @@ static __always_inline long read_whole(context *ctx)
 
 /* Adds `bytes` of outer headers, which the caller writes, in front of an inner frame. */
 static __always_inline long add_outer(context *ctx, __u32 bytes, bool ipv6, bool offloads)
+{
+	return bpf_xdp_adjust_head(ctx, -(int)bytes);
+}
+
+/* Adds bytes in front of all, which are no headers. */
+static __always_inline long add_front(context *ctx, __u32 bytes)
 {
 	return bpf_xdp_adjust_head(ctx, -(int)bytes);
 }

@@ -118,7 +118,8 @@ static __always_inline enum outcome deliver(context *ctx, const struct frame_sta
 	/* It stays marked as a tunnel's, and the receiver's stack, which cuts UDP for sockets, cannot cut it as one. */
 	if (HAS_GSO && segment_bytes(ctx) && state->transport.protocol == IPPROTO_UDP)
 		return GSO_PACKET;
-	if (remove_outer(ctx, bounded(tunnel->headers, MAX_HEADERS), state->outer.summed))
+	if ((!STAGES || tunnel->headers) && /* a process got it without them; tc refuses to remove nothing from ARP */
+	    remove_outer(ctx, bounded(tunnel->headers, MAX_HEADERS), state->outer.summed))
 		return MALFORMED_OUTER;
 	ethernet = frame_start(ctx);
 	if ((void *)(ethernet + 1) > frame_end(ctx))

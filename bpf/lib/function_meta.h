@@ -16,12 +16,12 @@
 #define FUNCTION_ADDRESS_SIZE 16
 
 enum function_point {
-	FUNCTION_FROM_ENDPOINT = 1,
-	FUNCTION_TO_ENDPOINT = 2,
-	FUNCTION_FORWARDED = 3,
-	FUNCTION_FROM_UNDERLAY = 4,
-	FUNCTION_PASSED = 5,
-	FUNCTION_DROPPED = 6,
+	FUNCTION_AT_FROM_ENDPOINT = 1,
+	FUNCTION_AT_TO_ENDPOINT = 2,
+	FUNCTION_AT_FORWARDED = 3,
+	FUNCTION_AT_FROM_UNDERLAY = 4,
+	FUNCTION_AT_PASSED = 5,
+	FUNCTION_AT_DROPPED = 6,
 };
 
 enum function_direction {
@@ -44,7 +44,7 @@ struct function_meta {
 	__u8 verdict;
 	__u8 user_reason; /* of FUNCTION_DROP */
 	__u8 pad0;
-	__u16 drop_reason; /* at FUNCTION_DROPPED: the outcome (outcomes.h) */
+	__u16 drop_reason; /* at FUNCTION_AT_DROPPED: the outcome (outcomes.h) */
 	__u32 vni;
 	__u32 endpoint_slot;
 	__u16 packet_offset; /* from the start of this struct */

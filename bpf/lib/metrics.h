@@ -41,12 +41,15 @@ static __always_inline void count_delivered(__u32 slot, struct amount amount)
 		add(&traffic->delivered, amount);
 }
 
-/* The counters of the endpoint that sent a frame. Answered frames were not forwarded, and are not counted here. */
+/*
+ * The counters of the endpoint that sent a frame. Answered frames were not forwarded, and are not counted here; those
+ * that a process has are counted once it answered.
+ */
 static __always_inline void count_sender(__u32 slot, enum outcome outcome, struct amount amount)
 {
 	struct endpoint_traffic *traffic = endpoint_counters.lookup(&slot);
 
-	if (!traffic || outcome < FIRST_FORWARDED)
+	if (!traffic || outcome < FIRST_FORWARDED || outcome == FUNCTION_HANDED_OVER)
 		return;
 	if (outcome >= FIRST_DROPPED) {
 		add(&traffic->dropped, amount);

@@ -69,11 +69,11 @@ static __always_inline __u64 pair(__u32 first, __u32 second)
 /* The VPC of a frame as far as it was parsed; 0 if it is unknown. */
 static __always_inline __u32 known_vni(context *ctx, const struct frame_state *state)
 {
-	struct interface *sender = find_interface(ingress_ifindex(ctx));
+	struct interface *sender = find_interface(source_ifindex(ctx, state));
 
 	if (sender)
 		return sender->vni;
-	return state->tunnel.headers ? state->tunnel.vni : 0;
+	return is_answer(ctx) || state->tunnel.headers ? state->tunnel.vni : 0;
 }
 
 /* The flags, protocol and offset of the transport header as struct stage has them. */
@@ -93,7 +93,7 @@ static __always_inline void describe(context *ctx, struct frame_state *state, en
 {
 	volatile __u64 *word = state->stage;
 	const __u64 *peer = (const __u64 *)&state->tunnel.peer.address;
-	__u32 rx_ifindex = ingress_ifindex(ctx), flags = transport_flags(state);
+	__u32 rx_ifindex = source_ifindex(ctx, state), flags = transport_flags(state);
 	bool ingress = rx_ifindex < IFINDEX_BASE, parsed = state->packet.kind && state->transport.parsed;
 	bool known = ingress && state->tunnel.headers && point != STAGE_PASSED;
 	__u32 receiver = point == STAGE_TO_ENDPOINT ? slot_of(state->receiver) : STAGE_NO_ENDPOINT;
@@ -118,6 +118,7 @@ static __always_inline enum outcome call_chain(context *ctx, struct frame_state 
 	state->outcome = outcome;
 	state->changed = 0;
 	state->sends = 0;
+	state->processed = 0;
 	describe(ctx, state, point);
 	return call_next(ctx, state, point);
 }

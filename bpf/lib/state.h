@@ -56,22 +56,36 @@ static __always_inline struct amount amount_of(context *ctx, const struct frame_
 	return amount;
 }
 
+/* Whether the frame is the answer of a function's process. */
+static __always_inline bool is_answer(context *ctx)
+{
+	return STAGES && ingress_ifindex(ctx) >= PROCESS_IFINDEX;
+}
+
+/* The interface on which the frame was received, before a process had it. */
+static __always_inline __u32 source_ifindex(context *ctx, const struct frame_state *state)
+{
+	return is_answer(ctx) && state ? state->rx_ifindex : ingress_ifindex(ctx);
+}
+
 /*
  * Counts a frame as received and under its outcome, and leaves. The last program of a frame does that: an earlier one
  * may not know yet how many packets it stands for.
  */
-static __always_inline int leave(enum outcome received, enum outcome outcome, struct amount amount, __u32 ifindex)
+static __always_inline int leave(context *ctx, enum outcome received, enum outcome outcome, struct amount amount,
+				 __u32 ifindex)
 {
-	count(received, amount);
+	count(is_answer(ctx) ? RECEIVED_FROM_FUNCTION : received, amount);
 	count(outcome, amount);
 	return verdict(outcome, ifindex);
 }
 
 /* The same for a frame of an endpoint, which has counters too. */
-static __always_inline int leave_endpoint(__u32 rx_ifindex, enum outcome outcome, struct amount amount, __u32 ifindex)
+static __always_inline int leave_endpoint(context *ctx, __u32 rx_ifindex, enum outcome outcome, struct amount amount,
+					  __u32 ifindex)
 {
 	count_sender(slot_of(rx_ifindex), outcome, amount);
-	return leave(RECEIVED_FROM_ENDPOINT, outcome, amount, ifindex);
+	return leave(ctx, RECEIVED_FROM_ENDPOINT, outcome, amount, ifindex);
 }
 
 /*

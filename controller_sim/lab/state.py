@@ -99,6 +99,10 @@ class Paths:
         """Return the log of a host's agent, or of `nats`."""
         return self.directory / "logs" / f"{who}.log"
 
+    def functions(self, host: str) -> Path:
+        """Return the folder of a host's sockets for functions in processes."""
+        return self.directory / "functions" / host
+
     def instance(self, host: str) -> str:
         """Return the agent's instance name, which keeps its pins apart from those of others.
 
@@ -150,7 +154,7 @@ cache = "{cache}"
 bpffs = "{BPFFS}"
 
 {data_plane_settings(topology)}
-{function_settings(topology)}
+{function_settings(topology, paths.functions(host))}
 {bus_settings(reach)}trusted_publishers = ["{public_key(paths.server.seed(CONTROLLER).read_bytes())}"]
 
 [log]
@@ -175,11 +179,11 @@ def data_plane_settings(topology: Topology) -> str:
     return "\n".join(["[data_plane]", *lines, ""]) if lines else ""
 
 
-def function_settings(topology: Topology) -> str:
+def function_settings(topology: Topology, sockets: Path) -> str:
     """Return the [functions] table of an agent's settings, nothing where the topology says nothing of it."""
     settings = topology.agents.functions
     lines = [f"{key} = {_toml(value)}" for key, value in asdict(settings).items() if value]
-    return "\n".join(["[functions]", *lines, ""]) if lines else ""
+    return "\n".join(["[functions]", f'sockets = "{sockets}"', *lines, ""]) if lines else ""
 
 
 def _toml(value: int | str | Sequence[str]) -> str:

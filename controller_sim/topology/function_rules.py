@@ -20,6 +20,8 @@ Files: TypeAlias = Callable[[str], bytes]
 
 POINTS: tuple[str, ...] = get_args(get_type_hints(documents.Function)["point"])
 FORMS = documents.FunctionProgram.__struct_fields__
+IN_FILES = tuple(form for form in FORMS if form != "process")
+"""The forms in which a topology can have functions."""
 ON_FAULT = ("open", "closed")
 
 
@@ -97,11 +99,11 @@ def _function(reader: Reader, name: str, files: Files) -> Function:
 
 def _program(reader: Reader) -> tuple[str, str]:
     """Return the form of a program and its file."""
-    given = {form: path for form in FORMS if (path := reader.text(form, "the name of a file", None)) is not None}
+    given = {form: path for form in IN_FILES if (path := reader.text(form, "the name of a file", None)) is not None}
     if len(given) != 1:
         said = f"not {' and '.join(given)}" if given else "this function has no program"
-        reader.wrong(f"name a file as one of {', '.join(FORMS)}: {said}", list(given)[1] if len(given) > 1 else None)
-        return FORMS[0], ""
+        reader.wrong(f"name a file as one of {', '.join(IN_FILES)}: {said}", list(given)[1] if len(given) > 1 else None)
+        return IN_FILES[0], ""
     ((form, path),) = given.items()
     return form, path
 

@@ -49,7 +49,7 @@ BUCKETS = 4096
 """ICMP_RATELIMIT_BUCKETS in bpf/constants.h."""
 CACHES = {"path_caches", "hop_caches", "slot_caches"}
 DECLARED = {"outcomes", "programs", "tc_programs", "local_droplets", "icmp_ratelimit", "frame_states", "scratches"}
-FUNCTION_MAPS = {"endpoint_stages", "host_stages", "function_counters", "function_reasons"}
+FUNCTION_MAPS = {"endpoint_stages", "host_stages", "function_counters", "function_reasons", "function_processes"}
 STAGE_TABLES = {"stage_programs", "tc_stage_programs"}
 DECLARED |= CACHES | {"generations"} | FUNCTION_MAPS - {"endpoint_stages"} | STAGE_TABLES
 """Maps of the size that the programs say."""
@@ -362,7 +362,7 @@ class Dut:
         """Write what a program leaves on each CPU for the one that it calls: 1 + its slot, and who gets the frame."""
         fields = [*_unpacked(map_layout.PACKET), *_unpacked(map_layout.TUNNEL), *_unpacked(map_layout.TRANSPORT)]
         rest = [*_unpacked(map_layout.OUTER), *_unpacked(map_layout.OPTIONS)]
-        functions = (0, 0, 0, 0, 0, 0, bytes(80))
+        functions = (0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(80))
         self.fill_state(
             map_layout.FRAME_STATE.pack(*fields, called, len(frame), 0, receiver, 0, 0, 1, *rest, *functions)
         )
@@ -377,9 +377,19 @@ class Dut:
         return self._run(program, frame, arrival, 0, called=True)
 
     def _run(
-        self, program: str, frame: bytes, arrival: int, metadata: int, called: bool = False, gso: Gso = SINGLE
+        self,
+        program: str,
+        frame: bytes,
+        arrival: int,
+        metadata: int,
+        called: bool = False,
+        gso: Gso = SINGLE,
+        lengths: tuple[int, ...] = (),
     ) -> Run:
-        """Run one frame and hold the books: counted once as received, once under its outcome, all bytes."""
+        """Run one frame and hold the books: counted once as received, once under its outcome, all bytes.
+
+        `lengths` are those that it may be counted with where they are not its own.
+        """
         if not called and not self._left:
             self.fill_state(next(self._garbage))
         self._left = False
@@ -404,8 +414,9 @@ class Dut:
             if now != before[outcome]
         }
         arrived = [moved.pop(outcome) for outcome in RECEIVED if outcome in moved]
-        assert arrived == [(gso.packets, len(frame))], f"received {arrived}, counted {moved}"
-        assert list(moved.values()) == [(gso.packets, len(frame))], moved
+        assert [one for one, _ in arrived] == [gso.packets], f"received {arrived}, counted {moved}"
+        assert arrived[0][1] in (lengths or (len(frame),)), arrived
+        assert list(moved.values()) == arrived, moved
         outcome = next(iter(moved))
         assert XdpAction(verdict) == expected_verdict(outcome)
         self.reached.add(outcome)

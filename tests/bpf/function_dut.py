@@ -6,11 +6,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from bpf_dut import SLOT, VNI, Dut
+from bpf_dut import ARRIVAL, SLOT, UPLINK, VNI, Dut, Run
 
 from agent.core.model import map_layout
 from agent.core.model.hooks import POINTS, Hook
@@ -20,9 +21,14 @@ from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledObject
 from agent.datapath.functions.compile import compile_source
 from agent.datapath.functions.isolation import isolate
-from agent.datapath.functions.linker import link, map_of
-from agent.datapath.functions.user_program import CONFIGURATION, CONFIGURATION_SIZE, UserProgram
+from agent.datapath.functions.linker import link, link_process, map_of
+from agent.datapath.functions.load import create_map
+from agent.datapath.functions.process_maps import PROCESS
+from agent.datapath.functions.user_program import CONFIGURATION, CONFIGURATION_SIZE, SOCKETS, UserProgram
+from agent.datapath.processes.sockets import Sockets
+from droplet_functions.meta import ADDRESS_SIZE, META_SIZE
 
+LOOPBACK = 1
 READ_ONLY = 1 << 7
 """BPF_F_RDONLY_PROG."""
 ENDPOINT_POINTS = {
@@ -73,6 +79,8 @@ class FunctionDut(Dut):
         super().__init__(compiled, hook=hook)
         self._shells = dict(zip(POINTS, compiled.shells, strict=True))
         self._opened: list[int] = []
+        self._closing = ExitStack()
+        self._processes = compiled.processes
         self.maps: dict[tuple[str, int], dict[str, int]] = {}
         """Descriptors of the maps of each function, by point and slot."""
 
@@ -81,6 +89,9 @@ class FunctionDut(Dut):
         super().close()
 
     def _forget_functions(self) -> None:
+        self._closing.close()
+        for name in ("function_process", "function_answer", "function_socket"):
+            self.programs.pop(name, None)
         for fd in self._opened:
             os.close(fd)
         self._opened.clear()
@@ -126,6 +137,30 @@ class FunctionDut(Dut):
         """Change the configuration of a function that runs."""
         value = configuration.ljust(CONFIGURATION_SIZE, b"\0")
         bpf.update(self.maps[point, slot][CONFIGURATION], U32.pack(0), value)
+
+    def install_process(self, point: str, slot: int, *, served: bool = True, closed: bool = False) -> None:
+        """Put a function in a process into a slot, with a socket in lane 0 of its map if it is served."""
+        index = POINTS.index(point) * STAGE_SLOTS + slot
+        own = {map_of(one.name): create_map(one) for one in PROCESS.maps}
+        self._opened += own.values()
+        if served:
+            sockets = Sockets(LOOPBACK, own[map_of(SOCKETS)], 0)
+            self._closing.callback(sockets.close)
+        flags = map_layout.PROCESS_SERVED if served else 0
+        entry = map_layout.FUNCTION_PROCESS.pack(UPLINK, 0, 3000, flags)
+        bpf.update(self.fds[MapName.FUNCTION_PROCESSES], U32.pack(index), entry)
+        for compiled in self._processes:
+            linked = link_process(compiled, index=index, closed=closed)
+            loaded = programs.load(linked, {**self.fds, **own}, self.kind)
+            self._opened.append(loaded.fd)
+            self.programs[compiled.name.removeprefix("tc_")] = loaded
+        slot_program = self.programs["function_process"].fd
+        bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(slot_program))
+
+    def answer(self, frame: bytes) -> Run:
+        """Let a process answer with a frame, at XDP; it arrives on the interface of an endpoint."""
+        lengths = (len(frame), len(frame) - META_SIZE, len(frame) - META_SIZE - ADDRESS_SIZE)
+        return self._run("function_answer", frame, ARRIVAL, 0, lengths=lengths)
 
     def chains(self, point: str, *slots: int, endpoint: int = SLOT, vni: int = VNI) -> None:
         """Let packets meet functions at a point: those of one endpoint, one VPC or the host."""

@@ -9,7 +9,7 @@ from function_dut import FunctionDut
 from agent.core.model.hooks import Hook
 from agent.datapath.bpf.outcomes import RECEIVED, Outcome
 
-NOT_REACHED = {Hook.XDP: {Outcome.GSO_PACKET}, Hook.TC: {Outcome.NO_HEADROOM}}
+NOT_REACHED = {Hook.XDP: {Outcome.GSO_PACKET}, Hook.TC: {Outcome.NO_HEADROOM, Outcome.FUNCTION_ANSWER}}
 """XDP has no GSO packets, and the kernel makes space for tc."""
 
 

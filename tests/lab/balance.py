@@ -12,7 +12,9 @@ from lab.waiting import until
 if TYPE_CHECKING:
     from lab.fixtures import SystemLab
 
-HANDED_OVER = frozenset({Outcome.DELIVERED, Outcome.DELIVERED_SAME_HOST, Outcome.FUNCTION_DELIVERED})
+HANDED_OVER = frozenset(
+    {Outcome.DELIVERED, Outcome.DELIVERED_SAME_HOST, Outcome.FUNCTION_DELIVERED, Outcome.FUNCTION_HANDED_OVER}
+)
 """Outcomes of forwarded packets that do not leave by the underlay."""
 
 

@@ -42,7 +42,7 @@ def refused(*functions: Function, host: HostState = HERE, name: str = "all") -> 
     return list(desired.documents.status(name).errors)
 
 
-def test_functions_of_one_point_run_by_their_order_then_by_their_id() -> None:
+def test_functions_of_no_vpc_run_first_and_each_kind_by_order_then_by_id() -> None:
     document = with_functions(
         function("c", "from_endpoint", order=2),
         function("b", "from_endpoint", vpc="red", order=1),
@@ -51,7 +51,7 @@ def test_functions_of_one_point_run_by_their_order_then_by_their_id() -> None:
     after = rendered(document)
     slots = {one.id: one.slot for one in after.functions.values()}
     assert after.entries[MapName.ENDPOINT_STAGES] == {
-        U32.pack(0): ENDPOINT_STAGES.pack(chain_of((slots["b"], slots["a"], slots["c"])), 0)
+        U32.pack(0): ENDPOINT_STAGES.pack(chain_of((slots["a"], slots["c"], slots["b"])), 0)
     }
     assert INTERFACE.unpack(after.entries[MapName.INTERFACES][U32.pack(0)])[5] == 2
 
@@ -89,7 +89,7 @@ def test_chains_of_vpcs_hold_those_of_the_whole_host_too() -> None:
     )
     slot = {one.id: one.slot for one in after.functions.values()}
     assert after.entries[MapName.VPC_STAGES] == {
-        U32.pack(7): VPC_STAGES.pack(chain_of((slot["red"], slot["all"])), 0, chain_of((slot["any"],))),
+        U32.pack(7): VPC_STAGES.pack(chain_of((slot["all"], slot["red"])), 0, chain_of((slot["any"],))),
         U32.pack(71): VPC_STAGES.pack(chain_of((slot["all"],)), 0, chain_of((slot["any"], slot["drops"]))),
     }
     assert after.entries[MapName.HOST_STAGES] == {

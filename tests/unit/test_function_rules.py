@@ -34,6 +34,7 @@ def found(**fields: object) -> list[FieldError]:
         {"program": {"object": b"\x7fELF"}},
         {"program": {"file": "firewall.c"}},
         {"program": {"file": "firewall-2.o"}},
+        {"program": {"process": {"user": "nobody"}}},
         {"vpc": "red", "scope": {"networks": ["front"], "endpoints": ["a"], "vpcs": ["red"]}},
         {"point": "dropped", "vpc": "red"},
         {"point": "from_underlay", "scope": {"vpcs": ["red", "blue"]}},
@@ -102,3 +103,15 @@ def test_binary_fields_are_binary_in_messagepack_base64_in_json_and_have_no_json
         schemas["FunctionProgram"]["properties"]["object"],
     ):
         assert (schema["format"], "type" in schema, "contentEncoding" in schema) == ("binary", False, False)
+
+
+@pytest.mark.parametrize("point", ["passed", "dropped"])
+def test_a_process_cannot_be_at_every_point(point: str) -> None:
+    program = {"process": {"user": "nobody"}}
+    assert errors_of(program=program, point=point) == [("functions[0].point", ErrorCode.INVALID)]
+
+
+def test_a_process_has_no_configuration_and_no_program_beside_it() -> None:
+    program = {"process": {"user": "nobody"}}
+    assert errors_of(program=program, configuration=b"1") == [("functions[0].configuration", ErrorCode.INVALID)]
+    assert errors_of(program={**PROGRAM, **program}) == [("functions[0].program", ErrorCode.INVALID)]

@@ -55,6 +55,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "agent.datapath.attach": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net"),
     "agent.datapath.veth": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net", "agent.datapath.attach"),
     "agent.datapath.functions": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net", "bpf"),
+    "agent.datapath.processes": (
+        *(*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net", "agent.datapath.attach"),
+    ),
     "agent.datapath.nexthop": (*BELOW_THE_EDGES, "agent.datapath.bpf", "agent.datapath.net", "agent.datapath.attach"),
     "agent.datapath": (*BELOW_THE_EDGES, "agent.datapath", "bpf"),
     "agent.logs": (),

@@ -91,6 +91,7 @@ MAY_NAME = {
     "agent/core/model/endpoint_slots.py": ("droplet", "the product's name, in marks"),
     "agent/datapath/bpf/pins.py": ("droplet functions", "the product's name, in paths; the pins of functions"),
     "agent/datapath/function_loading.py": ("functions", "puts functions' parts together"),
+    "agent/datapath/processes/messages.py": ("function", "a field of the messages to processes"),
     "agent/datapath/functions/compile.py": ("functions", "part of a path"),
     "agent/datapath/functions/program_store.py": ("functions", "part of a path"),
     "agent/datapath/kernel.py": ("functions", "has functions among its parts"),

@@ -63,6 +63,7 @@ FIELDS = {
     ),
     "endpoint_stages": (map_layout.ENDPOINT_STAGES, ["from_endpoint", "to_endpoint"]),
     "vpc_stages": (map_layout.VPC_STAGES, ["forwarded", "from_underlay", "dropped"]),
+    "function_process": (map_layout.FUNCTION_PROCESS, ["ifindex", "lane", "longest", "flags"]),
     "host_stages": (map_layout.HOST_STAGES, ["vnis", "passed", "dropped"]),
     "function_traffic": (
         map_layout.FUNCTION_TRAFFIC,
@@ -90,11 +91,12 @@ FIELDS["frame_state"] = (
         *(f"{part}.{field}" for part in ("packet", "tunnel", "transport") for field in FIELDS[part][1]),
         *("called", "length", "reason", "receiver", "local", "received_flags", "packets"),
         *(f"{part}.{field}" for part in ("outer", "options") for field in FIELDS[part][1]),
-        *("chain", "outcome", "flow", "changed", "sends", "on_path", "stage"),
+        *("chain", "outcome", "flow", "changed", "sends", "on_path", "processed"),
+        *("rx_ifindex", "answers", "stage"),
     ],
 )
 """Every struct that is a key or a value, with its fields in the order of the format; padding is not named."""
-OF_PROGRAMS = {"fragment_key", "fragment", "token_bucket"}
+OF_PROGRAMS = {"fragment_key", "fragment", "token_bucket", "function_answer"}
 """Those that the agent never reads or writes."""
 CONSTANTS_OF_BOTH = (
     "MAX_SET",

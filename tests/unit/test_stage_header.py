@@ -48,4 +48,4 @@ def test_points_and_verdicts_have_the_numbers_that_processes_know(numbers: dict[
     text = FUNCTION.read_text()
     for name, number in numbers.items():
         if name.startswith("STAGE_"):
-            assert re.search(rf"FUNCTION_{name.removeprefix('STAGE_')} = {number},", text), name
+            assert re.search(rf"FUNCTION_(AT_)?{name.removeprefix('STAGE_')} = {number},", text), name

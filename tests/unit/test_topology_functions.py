@@ -101,9 +101,12 @@ def test_a_lab_keeps_the_files_as_they_were_when_it_read_the_topology(folder):
 
 def test_the_agents_get_the_settings_for_functions(folder):
     topology = parse_topology(f"{TEXT}  - {FULL}\n", "cloud.yaml", files_in(folder))
-    written = function_settings(topology)
-    assert '[functions]\naccept = ["source", "object"]\nhost_wide = ["function.all"]\n' in written
-    assert function_settings(parse_topology(TEXT[: TEXT.index("agents:")])) == ""
+    written = function_settings(topology, Path("/run/sockets"))
+    assert (
+        '[functions]\nsockets = "/run/sockets"\naccept = ["source", "object"]\nhost_wide = ["function.all"]\n'
+        in written
+    )
+    assert function_settings(parse_topology(TEXT[: TEXT.index("agents:")]), Path("/run/sockets")) == ""
 
 
 @pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def test_two_functions_of_one_name_are_a_mistake(folder):
     [
         ("{accept: [elf]}", "agents.functions.accept: 'elf' is none of source, object, file"),
         ("{accept: [file]}", "agents.functions.folder: name the hosts' folder of functions by an absolute path, or "),
-        ("{accept: source}", "agents.functions.accept: expected a list of source, object, file, not 'source'"),
+        ("{accept: source}", "agents.functions.accept: expected a list of source, object, file, process, not 'source'"),
         ("{limit: 5}", "agents.functions.limit: unknown field; the fields here are accept, folder, host_wide"),
     ],
 )

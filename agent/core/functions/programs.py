@@ -26,7 +26,7 @@ class UnjudgedProgram:
 
 
 def form_of(program: FunctionProgram) -> str:
-    """Return the field that holds a program: `source`, `object` or `file`."""
+    """Return the field that holds a program: `source`, `object`, `file` or `process`."""
     return next(name for name in program.__struct_fields__ if getattr(program, name))
 
 
@@ -36,7 +36,14 @@ def content_of(program: FunctionProgram, verdicts: Mapping[str, Verdict] = _UNKN
     if form == "file":
         verdict = verdicts.get(verdict_key(program, point))
         return verdict.content if verdict is not None else ""
-    return hash_of(form, program.source.encode() or program.object)
+    return hash_of(form, given_by(program))
+
+
+def given_by(program: FunctionProgram) -> bytes:
+    """Return what a document says of a program that is not a file."""
+    if program.process is not None:
+        return program.process.user.encode()
+    return program.source.encode() or program.object
 
 
 def hash_of(form: str, content: bytes) -> str:

@@ -43,7 +43,7 @@ class Features:
 class FunctionRules:
     """Which functions this host accepts: forms of programs, and documents whose functions need not name a VPC.
 
-    `accept` holds some of `source`, `object` and `file`; `host_wide` patterns of documents' names (fnmatch).
+    `accept` holds some of `source`, `object`, `file`, `process`; `host_wide` patterns of documents' names (fnmatch).
     """
 
     accept: frozenset[str] = frozenset()

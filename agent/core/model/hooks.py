@@ -30,5 +30,16 @@ SHELLS = {
     Hook.TC: tuple(f"tc_function_{point}" for point in POINTS),
 }
 """The programs around users' functions, by hook, in the order of the points."""
+PROCESS_SLOT = {Hook.XDP: "function_process", Hook.TC: "tc_function_process"}
+"""The program in the slot of a function in a process, by hook."""
+PROCESS_ANSWER = {Hook.XDP: "function_answer", Hook.TC: "tc_function_answer"}
+"""The program at `near` for what the process answers; that of XDP comes first."""
+PROCESS_SOCKET = "function_socket"
+"""The program of XDP at `far` that gives packets to the process."""
+PROCESSES = {
+    Hook.XDP: (PROCESS_SLOT[Hook.XDP], PROCESS_ANSWER[Hook.XDP], PROCESS_SOCKET),
+    Hook.TC: (PROCESS_SLOT[Hook.TC], PROCESS_ANSWER[Hook.TC]),
+}
+"""The programs that are loaded for each function in a process, by hook: `bpf/entry/process.h`."""
 PROGRAMS = {hook: (TRANSIT[hook], TRANSIT_AGENT[hook], TRANSIT_ERRORS[hook]) for hook in Hook}
 """All programs of a hook that handle frames, by the name of their function."""

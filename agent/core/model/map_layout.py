@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from agent.core.model.hooks import AGENT_RESUME, TRANSIT, TRANSIT_ERRORS, TRANSIT_RESUME, Hook
 
-LAYOUT_VERSION = 8
+LAYOUT_VERSION = 9
 MAX_SET = 16
 NETWORK_LOCAL_BOUNCER = 1
 NETWORK_PINNED = 2
@@ -77,6 +77,7 @@ class MapName(StrEnum):
     """The map `stage_programs` of tc."""
     FUNCTION_COUNTERS = "function_counters"
     FUNCTION_REASONS = "function_reasons"
+    FUNCTION_PROCESSES = "function_processes"
     FRAME_STATES = "frame_states"
     SCRATCHES = "scratches"
     KERNEL_LAYOUTS = "kernel_layouts"
@@ -123,6 +124,9 @@ HOST_STAGES = struct.Struct("=QII")
 FUNCTION_TRAFFIC = struct.Struct("=9Q")
 """struct function_traffic { traffic received; u64 went_on, dropped, sent_back, sent_to, faults, samples, sampled_ns
 }."""
+FUNCTION_PROCESS = struct.Struct("=IIII")
+"""struct function_process { u32 ifindex, lane, longest, flags }."""
+PROCESS_SERVED, PROCESS_ANSWERS_TC = 1, 2
 OVERLAY_KEY = struct.Struct("=I16s")
 """struct overlay_key { u32 vni; address }."""
 ENDPOINT = struct.Struct("=16sIHH6s2x")
@@ -183,11 +187,12 @@ OUTER = struct.Struct("=16sQHH2sBx")
 OPTIONS = struct.Struct("=HHH2x")
 """struct options { u16 rts; u16 probe; u16 returned; pad[2] }."""
 FRAME_STATE = struct.Struct(
-    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB3xH{OUTER.format[1:]}{OPTIONS.format[1:]}IIIIIB3x80s"
+    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB3xH{OUTER.format[1:]}{OPTIONS.format[1:]}IIIIIBB2xII80s"
 )
 """struct frame_state { packet; tunnel; transport; u32 called, length, reason, receiver; u16 local; u8 received_flags;
 pad[3]; u16 packets; outer; options; u32 chain, outcome, flow,
-changed, sends; u8 on_path; rest[3]; u64 stage[STAGE_WORDS] }. The agent neither reads nor writes it."""
+changed, sends; u8 on_path, processed; rest[2]; u32 rx_ifindex, answers; u64 stage[STAGE_WORDS] }. The agent
+neither reads nor writes it."""
 SCRATCH = struct.Struct("=2048s")
 """struct scratch { u8 bytes[2048] }. The agent neither reads nor writes it."""
 KERNEL_LAYOUT = struct.Struct("=Q5I4x")

@@ -29,7 +29,7 @@ from typing import Any
 import msgspec
 
 from agent.core.model.features import Features
-from agent.core.model.hooks import PROGRAMS, RESUMES, SHELLS, Hook
+from agent.core.model.hooks import PROCESSES, PROGRAMS, RESUMES, SHELLS, Hook
 from agent.core.model.map_layout import MapName
 from agent.datapath.bpf.syscall import PSEUDO_MAP_FD
 
@@ -42,11 +42,13 @@ TRACERS = {"on_redirect_error": "xdp_redirect_err", "on_exception": "xdp_excepti
 
 CONFIGURATION = "function_configuration"
 """The map in the shells that stands for the one of each function."""
+PENDING, SOCKETS = "function_pending", "function_sockets"
+"""Likewise in the programs of functions in processes."""
 
 LOCK_SECONDS = 0.05
 """Seconds between checks whether another agent has compiled the object."""
 
-_FORMAT = 6
+_FORMAT = 7
 _CLOCK_MONOTONIC_COARSE = 6
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"\s*$')
 _LD_IMM64 = 0x18
@@ -95,7 +97,8 @@ class CompiledObject(msgspec.Struct, frozen=True):
     """All programs and maps of one hook; `hash` is the hex digest of everything that went into them.
 
     `tracers` of XDP are for raw tracepoints, and a host that cannot load them works without. `shells` are loaded with a
-    user's function in each, see `stage_linker.py`; none if functions are off.
+    user's function in each, `processes` for each function in a process: `functions/linker.py`; none if functions are
+    off.
     """
 
     hash: str
@@ -103,10 +106,15 @@ class CompiledObject(msgspec.Struct, frozen=True):
     maps: tuple[MapDefinition, ...]
     tracers: tuple[CompiledProgram, ...] = ()
     shells: tuple[CompiledProgram, ...] = ()
+    processes: tuple[CompiledProgram, ...] = ()
 
     def program(self, name: str) -> CompiledProgram:
         """Return a program by its name, or raise KeyError."""
         return next(program for program in self.programs if program.name == name)
+
+    def process(self, name: str) -> CompiledProgram:
+        """Return a program of functions in processes by its name, or raise KeyError."""
+        return next(program for program in self.processes if program.name == name)
 
 
 def amalgamate(sources: Path = SOURCES, hook: Hook = Hook.XDP) -> str:
@@ -282,12 +290,17 @@ def compile_here(sources: Path, features: Features, hook: Hook = Hook.XDP) -> Co
     module = BPF(text=text.encode(), cflags=flags(sources, features))
     maps, by_fd = _maps(lib, module.module, _NAMES[hook])
     names = (*PROGRAMS[hook], *(RESUMES[hook] if features.functions else ()))
-    programs, tracers, shells = (
+    programs, tracers, shells, processes = (
         tuple(program_of(name, module.dump_func(name.encode()), by_fd) for name in part)
-        for part in (names, TRACERS if hook is Hook.XDP else (), SHELLS[hook] if features.functions else ())
+        for part in (
+            names,
+            TRACERS if hook is Hook.XDP else (),
+            SHELLS[hook] if features.functions else (),
+            PROCESSES[hook] if features.functions else (),
+        )
     )
-    shared = tuple(one for one in maps if one.name != CONFIGURATION)
-    return CompiledObject(content_hash(sources, features, hook), programs, shared, tracers, shells)
+    shared = tuple(one for one in maps if one.name not in (CONFIGURATION, PENDING, SOCKETS))
+    return CompiledObject(content_hash(sources, features, hook), programs, shared, tracers, shells, processes)
 
 
 def _maps(lib: Any, handle: int, names: Mapping[str, str]) -> tuple[tuple[MapDefinition, ...], dict[int, str]]:

@@ -73,6 +73,7 @@ class MapSizes:
     tc_stage_programs: int = STAGE_POINTS * STAGE_SLOTS
     function_counters: int = STAGE_POINTS * STAGE_SLOTS
     function_reasons: int = STAGE_POINTS * STAGE_SLOTS * STAGE_REASONS
+    function_processes: int = STAGE_POINTS * STAGE_SLOTS
     frame_states: int = 1
     scratches: int = 1
     kernel_layouts: int = 1

@@ -13,91 +13,95 @@ class Outcome(IntEnum):
 
     RECEIVED_FROM_UNDERLAY = 0
     RECEIVED_FROM_ENDPOINT = 1
-    PASSED = 2
-    ARP_ANSWERED = 3
-    ND_ANSWERED = 4
-    GATEWAY_ECHO = 5
-    ICMP_TOO_BIG_SENT = 6
-    ICMP_TTL_EXCEEDED_SENT = 7
-    PROBE_REFLECTED = 8
-    ICMP_UNREACHABLE_SENT = 9
-    GATEWAY_REFUSED = 10
-    FUNCTION_SENT_BACK = 11
-    DELIVERED = 12
-    DELIVERED_SAME_HOST = 13
-    FUNCTION_DELIVERED = 14
-    SENT_DIRECT = 15
-    SENT_TO_BOUNCER = 16
-    SENT_TO_DIVIDER = 17
-    BOUNCED = 18
-    HANDED_TO_BOUNCER = 19
-    HANDED_TO_DIVIDER = 20
-    RETURNED = 21
-    REROUTED = 22
-    FUNCTION_SENT_BACK_REMOTE = 23
-    ARP_ANSWERED_REMOTE = 24
-    ND_ANSWERED_REMOTE = 25
-    ICMP_TOO_BIG_SENT_REMOTE = 26
-    ICMP_UNREACHABLE_SENT_REMOTE = 27
-    MISDIRECTED = 28
-    UNKNOWN_INTERFACE = 29
-    SOURCE_MAC = 30
-    SOURCE_ADDRESS = 31
-    SOURCE_ARP = 32
-    SOURCE_ND = 33
-    ARP_OWN_ADDRESS = 34
-    ND_OWN_ADDRESS = 35
-    ARP_OPCODE = 36
-    ND_TYPE = 37
-    MALFORMED_ARP = 38
-    MALFORMED_ND = 39
-    INNER_PROTOCOL = 40
-    MALFORMED_INNER = 41
-    EXTENSION_HEADERS = 42
-    MULTICAST = 43
-    LINK_LOCAL = 44
-    INNER_TTL = 45
-    TOO_BIG = 46
-    TO_GATEWAY = 47
-    NO_PROGRAM = 48
-    NO_LOCAL_DROPLET = 49
-    NO_NETWORK = 50
-    NO_BOUNCER = 51
-    NO_DIVIDER = 52
-    NO_VPC = 53
-    NO_ENDPOINT = 54
-    ENDPOINT_NOT_LOCAL = 55
-    NEXT_HOP_UNRESOLVED = 56
-    OTHER_FAMILY = 57
-    NO_HEADROOM = 58
-    OUTER_FRAGMENT = 59
-    OUTER_OPTIONS = 60
-    OUTER_CHECKSUM = 61
-    NO_CHECKSUM = 62
-    OUTER_TTL = 63
-    MALFORMED_OUTER = 64
-    UNKNOWN_DROPLET = 65
-    UNKNOWN_ORIGIN = 66
-    GENEVE_VERSION = 67
-    GENEVE_CONTROL = 68
-    GENEVE_PROTOCOL = 69
-    MALFORMED_GENEVE = 70
-    CRITICAL_OPTION = 71
-    VXLAN_FLAGS = 72
-    TOO_MANY_BOUNCES = 73
-    ECN_NOT_CAPABLE = 74
-    SOURCE_ELSEWHERE = 75
-    ALL_MISDIRECTED = 76
-    GSO_PACKET = 77
-    FUNCTION_DROPPED = 78
-    FUNCTION_FAULT = 79
-    FUNCTION_TARGET = 80
+    RECEIVED_FROM_FUNCTION = 2
+    PASSED = 3
+    ARP_ANSWERED = 4
+    ND_ANSWERED = 5
+    GATEWAY_ECHO = 6
+    ICMP_TOO_BIG_SENT = 7
+    ICMP_TTL_EXCEEDED_SENT = 8
+    PROBE_REFLECTED = 9
+    ICMP_UNREACHABLE_SENT = 10
+    GATEWAY_REFUSED = 11
+    FUNCTION_SENT_BACK = 12
+    DELIVERED = 13
+    DELIVERED_SAME_HOST = 14
+    FUNCTION_DELIVERED = 15
+    FUNCTION_HANDED_OVER = 16
+    SENT_DIRECT = 17
+    SENT_TO_BOUNCER = 18
+    SENT_TO_DIVIDER = 19
+    BOUNCED = 20
+    HANDED_TO_BOUNCER = 21
+    HANDED_TO_DIVIDER = 22
+    RETURNED = 23
+    REROUTED = 24
+    FUNCTION_SENT_BACK_REMOTE = 25
+    ARP_ANSWERED_REMOTE = 26
+    ND_ANSWERED_REMOTE = 27
+    ICMP_TOO_BIG_SENT_REMOTE = 28
+    ICMP_UNREACHABLE_SENT_REMOTE = 29
+    MISDIRECTED = 30
+    UNKNOWN_INTERFACE = 31
+    SOURCE_MAC = 32
+    SOURCE_ADDRESS = 33
+    SOURCE_ARP = 34
+    SOURCE_ND = 35
+    ARP_OWN_ADDRESS = 36
+    ND_OWN_ADDRESS = 37
+    ARP_OPCODE = 38
+    ND_TYPE = 39
+    MALFORMED_ARP = 40
+    MALFORMED_ND = 41
+    INNER_PROTOCOL = 42
+    MALFORMED_INNER = 43
+    EXTENSION_HEADERS = 44
+    MULTICAST = 45
+    LINK_LOCAL = 46
+    INNER_TTL = 47
+    TOO_BIG = 48
+    TO_GATEWAY = 49
+    NO_PROGRAM = 50
+    NO_LOCAL_DROPLET = 51
+    NO_NETWORK = 52
+    NO_BOUNCER = 53
+    NO_DIVIDER = 54
+    NO_VPC = 55
+    NO_ENDPOINT = 56
+    ENDPOINT_NOT_LOCAL = 57
+    NEXT_HOP_UNRESOLVED = 58
+    OTHER_FAMILY = 59
+    NO_HEADROOM = 60
+    OUTER_FRAGMENT = 61
+    OUTER_OPTIONS = 62
+    OUTER_CHECKSUM = 63
+    NO_CHECKSUM = 64
+    OUTER_TTL = 65
+    MALFORMED_OUTER = 66
+    UNKNOWN_DROPLET = 67
+    UNKNOWN_ORIGIN = 68
+    GENEVE_VERSION = 69
+    GENEVE_CONTROL = 70
+    GENEVE_PROTOCOL = 71
+    MALFORMED_GENEVE = 72
+    CRITICAL_OPTION = 73
+    VXLAN_FLAGS = 74
+    TOO_MANY_BOUNCES = 75
+    ECN_NOT_CAPABLE = 76
+    SOURCE_ELSEWHERE = 77
+    ALL_MISDIRECTED = 78
+    GSO_PACKET = 79
+    FUNCTION_DROPPED = 80
+    FUNCTION_FAULT = 81
+    FUNCTION_TARGET = 82
+    FUNCTION_ANSWER = 83
 
 
 RECEIVED = frozenset(
     {
         Outcome.RECEIVED_FROM_UNDERLAY,
         Outcome.RECEIVED_FROM_ENDPOINT,
+        Outcome.RECEIVED_FROM_FUNCTION,
     }
 )
 PASSED = frozenset(
@@ -123,6 +127,7 @@ FORWARDED = frozenset(
         Outcome.DELIVERED,
         Outcome.DELIVERED_SAME_HOST,
         Outcome.FUNCTION_DELIVERED,
+        Outcome.FUNCTION_HANDED_OVER,
         Outcome.SENT_DIRECT,
         Outcome.SENT_TO_BOUNCER,
         Outcome.SENT_TO_DIVIDER,
@@ -193,11 +198,13 @@ DROPPED = frozenset(
         Outcome.FUNCTION_DROPPED,
         Outcome.FUNCTION_FAULT,
         Outcome.FUNCTION_TARGET,
+        Outcome.FUNCTION_ANSWER,
     }
 )
 SENTENCES = {
     Outcome.RECEIVED_FROM_UNDERLAY: "Received on an underlay interface of this host.",
     Outcome.RECEIVED_FROM_ENDPOINT: "Received from an endpoint of this host.",
+    Outcome.RECEIVED_FROM_FUNCTION: "Answered by a function's process.",
     Outcome.PASSED: "Not for the overlay; passed to the host's network stack.",
     Outcome.ARP_ANSWERED: "Answered an endpoint's ARP request.",
     Outcome.ND_ANSWERED: "Answered an endpoint's neighbour solicitation.",
@@ -211,6 +218,7 @@ SENTENCES = {
     Outcome.DELIVERED: "Received from a tunnel and delivered to its endpoint.",
     Outcome.DELIVERED_SAME_HOST: "Delivered from one endpoint of this host to another.",
     Outcome.FUNCTION_DELIVERED: "A function sent it to another endpoint of this host.",
+    Outcome.FUNCTION_HANDED_OVER: "Handed over to a function's process.",
     Outcome.SENT_DIRECT: "Sent straight to the destination's droplet.",
     Outcome.SENT_TO_BOUNCER: "Sent to a bouncer of the endpoint's network.",
     Outcome.SENT_TO_DIVIDER: "Sent to a divider of the endpoint's VPC, as required by a network's routing.",
@@ -277,4 +285,5 @@ SENTENCES = {
     Outcome.FUNCTION_DROPPED: "A function dropped it.",
     Outcome.FUNCTION_FAULT: "The verdict of a function was invalid, or the packet that it changed is unusable.",
     Outcome.FUNCTION_TARGET: "A function sent it to an address that no endpoint of the VPC has on this host.",
+    Outcome.FUNCTION_ANSWER: "A function's process answered late, twice, or with malformed metadata.",
 }

@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from agent.core.model.features import Verdict
 from agent.core.model.hooks import Hook
 from agent.core.plan.observed import ObservedFunction
 from agent.core.plan.remedies import Step
+from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledProgram
 from agent.datapath.bpf.syscall import ProgramType
 from agent.datapath.functions.install import Target, finished_build, install, remove
@@ -29,9 +30,9 @@ from agent.datapath.functions.installed import Build, Slots, builds, current, fo
 from agent.datapath.functions.load import Place, load, run_on_samples, temporary_maps
 from agent.datapath.functions.program_store import ProgramStore
 from agent.datapath.functions.reader import FunctionReader
-from agent.datapath.functions.record import Record, folder_of
+from agent.datapath.functions.record import MAPS, Record, folder_of
 from agent.datapath.functions.refusals import CheckError, FunctionError, ObjectError, SourceError
-from agent.datapath.functions.user_program import UserProgram
+from agent.datapath.functions.user_program import SOCKETS, UserProgram
 from agent.datapath.net.threads import in_thread
 from agent.errors import kernel_step
 
@@ -51,6 +52,8 @@ class Host:
     instance: str
     slots: Slots
     shells: Mapping[Hook, Sequence[CompiledProgram]]
+    processes: Mapping[Hook, CompiledProgram]
+    """The program in the slot of a function in a process, by hook."""
     maps: Mapping[str, int]
     """Open descriptors by name."""
     max_instructions: int
@@ -122,10 +125,23 @@ class Functions:
         seen = (_observed(folder, current(builds(folder, slots)), slots) for folder in places)
         return {(one.id, one.point): one for one in seen if one is not None}
 
+    def is_process(self, id_: str, point: int) -> bool:
+        """Return whether a function that is pinned is one in a process."""
+        found = current(builds(folder_of(self._host.root, id_, point), self._host.slots))
+        return found is not None and (found.folder / MAPS / SOCKETS).exists()
+
+    def open_maps(self, function: Function, names: Iterable[str]) -> dict[str, int]:
+        """Open maps of a function that is in its slot; the caller closes the descriptors. OSError if they are gone."""
+        found = current(builds(folder_of(self._host.root, function.id, function.point), self._host.slots))
+        if found is None:
+            raise FileNotFoundError(f"the maps of function {function.id} are not pinned")
+        return {name: bpf.open_pin(found.folder / MAPS / name) for name in names}
+
     def _try(self, program: UserProgram, wanted: UnjudgedProgram) -> None:
         """Load a program for every hook and run it on sample frames, with maps that are only for this."""
         with temporary_maps(program, wanted.configuration) as maps:
-            run_on_samples(program, wanted.point, maps)
+            if program.instructions:
+                run_on_samples(program, wanted.point, maps)
             target = self._target(wanted.point, 0, closed=False)
             for place in target.places.values():
                 os.close(load(program, place, {**target.maps, **maps}, target.max_instructions))
@@ -133,7 +149,7 @@ class Functions:
     def _target(self, point: int, slot: int, *, closed: bool) -> Target:
         host = self._host
         places = {
-            hook: Place(shells[point - 1], _TYPES[hook], index_of(point, slot), closed)
+            hook: Place(shells[point - 1], _TYPES[hook], index_of(point, slot), closed, host.processes[hook])
             for hook, shells in host.shells.items()
         }
         return Target(host.root, host.instance, host.slots, places, host.maps, host.max_instructions)

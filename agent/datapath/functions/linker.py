@@ -8,12 +8,15 @@ function's. The user's instructions are appended as a BPF-to-BPF subprogram, whi
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 from agent.datapath.bpf.compiler import CONFIGURATION as SHELL_CONFIGURATION
+from agent.datapath.bpf.compiler import PENDING as SHELL_PENDING
+from agent.datapath.bpf.compiler import SOCKETS as SHELL_SOCKETS
 from agent.datapath.bpf.compiler import CompiledProgram, Relocation
-from agent.datapath.functions.user_program import CONFIGURATION, UserProgram
+from agent.datapath.functions.user_program import CONFIGURATION, PENDING, SOCKETS, UserProgram
 
-MAGIC_CALL, MAGIC_INDEX, MAGIC_CLOSED = 0x7FD20001, 0x5FD20002, 0x5FD20003
+MAGIC_CALL, MAGIC_INDEX, MAGIC_CLOSED, MAGIC_LANE = 0x7FD20001, 0x5FD20002, 0x5FD20003, 0x5FD20004
 """Numbers in `bpf/entry/function.h`."""
 
 _CALL, _LD_IMM64 = 0x85, 0x18
@@ -39,8 +42,21 @@ def link(shell: CompiledProgram, user: UserProgram, *, index: int, closed: bool)
     """
     code = bytearray(shell.instructions)
     start = len(code) // _SIZE
-    calls, numbers = 0, {MAGIC_INDEX: index, MAGIC_CLOSED: int(closed)}
-    position = 0
+    if not _patch(code, {MAGIC_INDEX: index, MAGIC_CLOSED: int(closed)}):
+        raise LinkError(f"{shell.name} calls no function")
+    return CompiledProgram(shell.name, bytes(code) + user.instructions, (*_shells(shell), *_users(user, start)))
+
+
+def link_process(program: CompiledProgram, *, index: int, closed: bool, lane: int = 0) -> CompiledProgram:
+    """Return a program of a function in a process to load; `lane` is the entry of its pair in the XSKMAP."""
+    code = bytearray(program.instructions)
+    _patch(code, {MAGIC_INDEX: index, MAGIC_CLOSED: int(closed), MAGIC_LANE: lane})
+    return CompiledProgram(program.name, bytes(code), _shells(program))
+
+
+def _patch(code: bytearray, numbers: Mapping[int, int]) -> int:
+    """Put numbers in the place of constants, and direct calls of the function to the end; return how many calls."""
+    start, calls, position = len(code) // _SIZE, 0, 0
     while position < start:
         at = position * _SIZE
         opcode, registers = code[at], code[at + 1]
@@ -52,13 +68,12 @@ def link(shell: CompiledProgram, user: UserProgram, *, index: int, closed: bool)
         elif opcode == _LD_IMM64 and registers >> 4 == 0 and imm in numbers:
             _IMM.pack_into(code, at + 4, numbers[imm])
         position += 2 if opcode == _LD_IMM64 else 1
-    if not calls:
-        raise LinkError(f"{shell.name} calls no function")
-    return CompiledProgram(shell.name, bytes(code) + user.instructions, (*_shells(shell), *_users(user, start)))
+    return calls
 
 
 def _shells(shell: CompiledProgram) -> tuple[Relocation, ...]:
-    names = {SHELL_CONFIGURATION: map_of(CONFIGURATION)}
+    own = {SHELL_CONFIGURATION: CONFIGURATION, SHELL_PENDING: PENDING, SHELL_SOCKETS: SOCKETS}
+    names = {theirs: map_of(name) for theirs, name in own.items()}
     return tuple(Relocation(one.index, names.get(one.map, one.map)) for one in shell.relocations)
 
 

@@ -18,7 +18,7 @@ from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledProgram
 from agent.datapath.functions.frames import clear_frames, depths_of
 from agent.datapath.functions.isolation import isolate
-from agent.datapath.functions.linker import link, map_of
+from agent.datapath.functions.linker import link, link_process, map_of
 from agent.datapath.functions.refusals import FunctionError
 from agent.datapath.functions.sample_run import DESCRIPTION, SAMPLE, harness, is_verdict, samples
 from agent.datapath.functions.user_program import CONFIGURATION, CONFIGURATION_SIZE, UserMap, UserProgram
@@ -32,12 +32,16 @@ _OURS = (errno.EPERM, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a program runs: the hook's shell and type, its index in the jump table, and what faults do."""
+    """Where a program runs: the hook's shell and type, its index in the jump table, and what faults do.
+
+    `process` is the program in the place of a shell for a function in a process.
+    """
 
     shell: CompiledProgram
     kind: bpf.ProgramType
     index: int
     closed: bool = False
+    process: CompiledProgram | None = None
 
 
 def create_map(one: UserMap) -> int:
@@ -84,6 +88,8 @@ def load(program: UserProgram, place: Place, maps: Mapping[str, int], most: int)
 
     Raises FunctionError if the verifier refuses it, or processed more than `most` instructions.
     """
+    if not program.instructions:
+        return _load_process(place, maps)
 
     def linked(one: UserProgram) -> tuple[CompiledProgram, int]:
         whole = link(place.shell, one, index=place.index, closed=place.closed)
@@ -98,6 +104,12 @@ def load(program: UserProgram, place: Place, maps: Mapping[str, int], most: int)
             "packet, bound loops by smaller constants, or raise max_instructions in [functions] of the settings"
         )
     return descriptor
+
+
+def _load_process(place: Place, maps: Mapping[str, int]) -> int:
+    assert place.process is not None
+    linked = link_process(place.process, index=place.index, closed=place.closed)
+    return bpf.load_program(programs.relocate(linked, maps), place.kind, name=linked.name)
 
 
 def run_on_samples(program: UserProgram, point: int, maps: Mapping[str, int]) -> None:

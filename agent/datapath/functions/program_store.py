@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent.core.functions.programs import form_of, hash_of
+from agent.core.functions.programs import form_of, given_by, hash_of
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import refuse_foreign
 from agent.datapath.functions.checks import check
 from agent.datapath.functions.compile import compile_source, contract_hash
 from agent.datapath.functions.elf import read_object
 from agent.datapath.functions.map_limits import check_maps
+from agent.datapath.functions.process_maps import PROCESS
 from agent.datapath.functions.refusals import FunctionError, SourceError
 from agent.datapath.functions.user_program import UserProgram
 from protocol.documents import FunctionProgram
@@ -51,7 +52,7 @@ class ProgramStore:
 
         Raises FunctionError if it is refused, OSError if a file or the cache cannot be read.
         """
-        form, given = form_of(program), program.source.encode() or program.object
+        form, given = form_of(program), given_by(program)
         if form == "file":
             form, given = await asyncio.to_thread(self._read_file, program.file)
         content = hash_of(form, given)
@@ -73,6 +74,8 @@ class ProgramStore:
     async def _checked(self, form: str, given: bytes, content: str) -> UserProgram:
         if kept := self._kept(content):
             return kept
+        if form == "process":
+            return PROCESS
         if form == "source":
             program = await compile_source(_text(given), self._cache)
         else:

@@ -92,12 +92,16 @@ class FunctionReader:
         return FunctionMapsReply(listed, entries, following)
 
     def _maps(self, build: Build) -> list[UserMap]:
-        """Return a build's own maps by name, with the fields of keys and values where the program is kept."""
+        """Return a build's own maps by name, with the fields of keys and values where the program is kept.
+
+        Those of a function in a process are the agent's: none.
+        """
         declared: dict[str, UserMap] = {}
         with contextlib.suppress(FunctionError, OSError):
             kept = self._store.kept(build.record.content)
             declared = {one.name: one for one in kept.maps} if kept else {}
-        return [_map(path, declared.get(path.name)) for path in sorted((build.folder / MAPS).iterdir())]
+        found = [_map(path, declared.get(path.name)) for path in sorted((build.folder / MAPS).iterdir())]
+        return [] if any(one.type == bpf.MapType.XSKMAP for one in found) else found
 
 
 def _map(path: Path, declared: UserMap | None) -> UserMap:

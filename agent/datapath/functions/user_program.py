@@ -12,6 +12,8 @@ ENTRY = "stage_function"
 """The name of a user's entry function: `int stage_function(struct stage *stage)`."""
 CONFIGURATION = "configuration"
 """The name of the map that holds a function's configuration, which every function has."""
+PENDING, SOCKETS = "pending", "sockets"
+"""The names of the maps of a function in a process: packets that it has, and its sockets (XSKMAP)."""
 CONFIGURATION_SIZE = 4096
 """Bytes of the configuration map's only value."""
 MAX_INSTRUCTIONS = 4096

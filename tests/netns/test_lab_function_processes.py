@@ -1,0 +1,426 @@
+"""Functions in processes in a lab of real agents: each point and verdict, both hooks and families, and failures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab.fixtures import SystemLab, running_lab
+from lab.function_topology import FAMILIES, HOSTS, OTHER, TEXT
+from lab.functions import SENDING_PORT, Counted, Datagrams, counted, datagrams, grows_to, heard, nothing_heard, put
+from lab.traffic import exchange_tcp
+from lab.waiting import until
+
+from protocol.documents import Function, FunctionProcess, FunctionProgram
+
+ROOT = Path(__file__).parents[2]
+GO_ON, DROP, SEND_BACK, SEND_TO = 1, 2, 3, 4
+REASON = 5
+BASE = 7200
+POINTS = ("from_endpoint", "to_endpoint", "forwarded", "from_underlay")
+USER = 65534
+SERVE = """
+import sys
+from droplet_functions import GO_ON, SEND_BACK, Function, Point, drop, rewrite, send_to
+from droplet_functions.headers import parse
+function = Function(sys.argv[1])
+targets = {4: sys.argv[2], 6: sys.argv[3]}
+
+def inner(packet):
+    if packet.meta.point != Point.FROM_UNDERLAY:
+        return packet.data
+    geneve = packet.layers().udp.offset + 8
+    return packet.data[geneve + 8 + (packet.data[geneve] & 63) * 4:]
+
+@function.on_packet
+def handle(packet):
+    data = inner(packet)
+    layers = parse(data)
+    udp = layers.udp
+    if not udp or udp.destination_port != 7200 + packet.meta.point:
+        return GO_ON
+    verdict = data[udp.offset + 8]
+    if verdict == 2:
+        return drop(5)
+    if verdict == 3:
+        data[0:12] = bytes(data[6:12]) + bytes(data[0:6])
+        source, destination = str(layers.ip.source), str(layers.ip.destination)
+        rewrite.set_source(layers, destination)
+        rewrite.set_destination(parse(data), source)
+        rewrite.set_source_port(parse(data), udp.destination_port)
+        rewrite.set_destination_port(parse(data), udp.source_port)
+        return SEND_BACK
+    if verdict == 4:
+        rewrite.set_destination(layers, targets[layers.ip.version])
+        return send_to(targets[layers.ip.version])
+    return GO_ON
+
+function.run()
+"""
+
+
+def process_function(host: str, point: str, **fields: str) -> Function:
+    vpc = "" if point == "from_underlay" else "red"
+    program = FunctionProgram(process=FunctionProcess(str(USER)))
+    return Function(f"{point}-{host}", point, program, vpc=vpc, **fields)  # type: ignore[arg-type]
+
+
+def socket_of(lab: SystemLab, host: str, id_: str) -> Path:
+    return lab.lab.paths.functions(host) / f"{id_}.sock"
+
+
+@contextlib.contextmanager
+def process(
+    lab: SystemLab, host: str, id_: str, code: str = SERVE, user: int = USER
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a process without any privilege, until the end of the block."""
+    targets = [lab.address(f"other-{host}", family) for family in FAMILIES]
+    command = [
+        "setpriv",
+        f"--reuid={user}",
+        "--clear-groups",
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "--no-new-privs",
+    ]
+    path = socket_of(lab, host, id_)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DROPLET_FUNCTION_SOCKET": str(path)}
+    started = subprocess.Popen(
+        [*command, sys.executable, "-c", code, id_, *targets], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def faults(lab: SystemLab, host: str) -> set[str]:
+    return {one.subject for one in lab.status(host).faults if one.kind == "function_process"}
+
+
+def pairs(lab: SystemLab, host: str) -> int:
+    return lab.ip(lab.names.droplet(host), "link").count(": fnn")
+
+
+def until_served(lab: SystemLab, host: str, *ids: str) -> None:
+    until(lambda: not faults(lab, host) & {f"function {id_}" for id_ in ids}, f"processes of {ids} on {host}")
+
+
+@pytest.fixture(scope="module")
+def lab(lab_cache: None) -> Iterator[SystemLab]:
+    text = TEXT.replace("accept: [source]", "accept: [source, process]")
+    with running_lab("processes", text) as made, contextlib.ExitStack() as stack:
+        for host in HOSTS:
+            functions = {point: process_function(host, point) for point in POINTS}
+            put(made, host, "tenant.served", *(one for one in functions.values() if one.vpc))
+            put(made, host, "host.served", *(one for one in functions.values() if not one.vpc))
+            for one in functions.values():
+                until(socket_of(made, host, one.id).exists)
+                assert f"function {one.id}" in faults(made, host)
+                open_folders(made)
+                stack.enter_context(process(made, host, one.id))
+            until_served(made, host, *(one.id for one in functions.values()))
+        yield made
+
+
+def open_folders(lab: SystemLab) -> None:
+    """Let other users reach the sockets, as they do in /run."""
+    for folder in (lab.lab.paths.directory, lab.lab.paths.directory / "functions"):
+        folder.chmod(0o711)
+
+
+class Asked:
+    """Datagrams that pass one point on a host, in one family, and the sockets where they may end."""
+
+    def __init__(self, lab: SystemLab, host: str, point: str, family: int, sockets: Datagrams) -> None:
+        self.lab, self.host, self.id = lab, host, f"{point}-{host}"
+        self.port = BASE + POINTS.index(point) + 1
+        sender, receiver = self._ends(point)
+        self.address = lab.address(receiver, family)
+        self.sender = sockets.socket(lab.inside(sender), lab.address(sender, family), SENDING_PORT)
+        self.receiver = sockets.socket(lab.inside(receiver), self.address, self.port)
+        target = f"other-{host}"
+        self.target = sockets.socket(lab.inside(target), lab.address(target, family), self.port)
+
+    def _ends(self, point: str) -> tuple[str, str]:
+        host, other = self.host, OTHER[self.host]
+        if point == "from_endpoint":
+            return f"web-{host}", f"web-{other}"
+        if point == "forwarded":
+            return f"by-{host}-{other}", f"by-{host}-m"
+        return f"web-{other}", f"web-{host}"
+
+    def counted(self) -> Counted:
+        return counted(self.lab, self.host, self.id)
+
+    def send(self, verdict: int, text: bytes = b" please") -> bytes:
+        payload = bytes([verdict]) + text
+        self.sender.sendto(payload, (self.address, self.port))
+        return payload
+
+
+at_hosts = pytest.mark.parametrize("host", HOSTS)
+at_points = pytest.mark.parametrize("point", POINTS)
+
+
+@at_hosts
+@at_points
+def test_a_packet_goes_on_or_is_dropped_as_the_process_says(lab: SystemLab, host: str, point: str) -> None:
+    for family in FAMILIES:
+        with datagrams() as sockets:
+            asked = Asked(lab, host, point, family, sockets)
+            before = asked.counted()
+            asked.send(DROP)
+            passed = asked.send(GO_ON)
+            assert heard(asked.receiver) == passed, "the first one never came"
+            grown = grows_to(lab, host, asked.id, before, dropped=1)
+            assert (grown.dropped, grown.reasons, grown.faults) == (1, {REASON: 1}, 0)
+            assert grown.went_on >= 1
+            assert nothing_heard(asked.receiver)
+
+
+@at_hosts
+@at_points
+def test_a_packet_that_a_process_answers_comes_back_to_its_sender(lab: SystemLab, host: str, point: str) -> None:
+    for family in FAMILIES:
+        with datagrams() as sockets:
+            asked = Asked(lab, host, point, family, sockets)
+            before = asked.counted()
+            sent = asked.send(SEND_BACK)
+            payload, peer = asked.sender.recvfrom(100)
+            assert (payload, *peer[:2]) == (sent, asked.address, asked.port)
+            assert (asked.counted() - before).sent_back == 1
+
+
+@at_hosts
+@at_points
+def test_a_packet_that_a_process_sends_elsewhere_arrives_there(lab: SystemLab, host: str, point: str) -> None:
+    for family in FAMILIES:
+        with datagrams() as sockets:
+            asked = Asked(lab, host, point, family, sockets)
+            before = asked.counted()
+            sent = asked.send(SEND_TO)
+            assert heard(asked.target) == sent
+            assert (asked.counted() - before).sent_to == 1
+
+
+TAKES_NOTHING = """
+import sys, time
+from droplet_functions import Function
+function = Function(sys.argv[1], batch=1)
+@function.on_packet
+def handle(packet):
+    time.sleep(3600)
+function.run()
+"""
+GARBAGE = """
+import random, sys
+from droplet_functions import GO_ON, Function
+function = Function(sys.argv[1])
+chance = random.Random(1)
+
+@function.on_packet
+def handle(packet):
+    (session,) = function._engine._sessions()
+    for ring in session._sockets[0]._maps:
+        for _ in range(64):
+            ring[chance.randrange(len(ring))] = chance.randrange(256)
+    umem = session._umem
+    umem[:] = chance.randbytes(len(umem))
+    for _ in range(50):
+        session._sockets[0]._socket.send(b"")
+    return GO_ON
+
+function.run()
+"""
+LIES = """
+import struct, sys
+from droplet_functions import GO_ON, Function
+function = Function(sys.argv[1])
+
+@function.on_packet
+def handle(packet):
+    umem, at = packet._umem, packet._meta_at
+    kind = packet.data[-1]
+    if kind == 1:  # another packet's token
+        umem[at + 24 : at + 32] = bytes(8)
+    if kind == 2:  # another VPC, point, direction and endpoint, which are not believed
+        umem[at + 1 : at + 3] = b"\\x06\\x02"
+        umem[at + 8 : at + 16] = struct.pack("=II", 1002, 3)
+    return GO_ON
+
+function.run()
+"""
+EXTRA = "extra"
+
+
+@contextlib.contextmanager
+def extra(lab: SystemLab, host: str, on_fault: str = "open") -> Iterator[str]:
+    """Put one more function of VPC blue into the path, at from_endpoint, and yield its id."""
+    id_ = f"{EXTRA}-{host}"
+    program = FunctionProgram(process=FunctionProcess(str(USER)))
+    made = Function(id_, "from_endpoint", program, vpc="blue", on_fault=on_fault)  # type: ignore[arg-type]
+    put(lab, host, "tenant.extra", made)
+    until(socket_of(lab, host, id_).exists)
+    try:
+        yield id_
+    finally:
+        put(lab, host, "tenant.extra")
+
+
+class Shop:
+    """Datagrams of VPC blue from one host to the other."""
+
+    def __init__(self, lab: SystemLab, host: str, family: int, sockets: Datagrams) -> None:
+        sender, receiver = f"shop-{host}", f"shop-{OTHER[host]}"
+        self.address = lab.address(receiver, family)
+        self.sender = sockets.socket(lab.inside(sender), lab.address(sender, family), SENDING_PORT)
+        self.receiver = sockets.socket(lab.inside(receiver), self.address, 7300)
+
+    def send(self, payload: bytes) -> None:
+        self.sender.sendto(payload, (self.address, 7300))
+
+    def arrives(self, payload: bytes) -> bool:
+        """Send one datagram, and say whether it arrives within a short time."""
+        self.send(payload)
+        self.receiver.settimeout(0.2)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                if heard(self.receiver) == payload:
+                    return True
+        return False
+
+
+@at_hosts
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("on_fault", ["open", "closed"])
+def test_without_a_process_packets_go_on_or_not_as_on_fault_says(
+    lab: SystemLab, host: str, on_fault: str, family: int
+) -> None:
+    with datagrams() as sockets, extra(lab, host, on_fault) as id_:
+        shop, is_open = Shop(lab, host, family, sockets), on_fault == "open"
+
+        def passes() -> bool:
+            """Send one that meets the function, which has no process, and return whether it arrives."""
+            before = counted(lab, host, id_).faults
+            arrived = shop.arrives(b"any")
+            until(lambda: counted(lab, host, id_).faults > before, "a fault")
+            return arrived
+
+        until(lambda: shop.arrives(b"resolved") or not is_open)
+        assert passes() == is_open
+        with process(lab, host, id_) as one:
+            until_served(lab, host, id_)
+            until(lambda: shop.arrives(b"by the process"))
+            one.kill()
+            one.wait()
+            until(lambda: f"function {id_}" in faults(lab, host))
+            assert shop.arrives(b"after it") == is_open
+
+
+@at_hosts
+def test_a_process_that_hangs_is_taken_out_of_the_path_and_another_one_follows(lab: SystemLab, host: str) -> None:
+    with datagrams() as sockets, extra(lab, host) as id_:
+        shop = Shop(lab, host, 4, sockets)
+        with process(lab, host, id_, TAKES_NOTHING):
+            until_served(lab, host, id_)
+            until(lambda: shop.arrives(b"past it"))
+            assert f"function {id_}" in faults(lab, host)
+            with process(lab, host, id_):
+                until_served(lab, host, id_)
+                until(lambda: shop.arrives(b"by the other"))
+                assert counted(lab, host, id_).went_on >= 1
+
+
+@at_hosts
+def test_a_process_is_replaced_by_another_one_under_traffic_without_a_loss(lab: SystemLab, host: str) -> None:
+    with datagrams() as sockets, extra(lab, host, "closed") as id_, contextlib.ExitStack() as stack:
+        shop = Shop(lab, host, 4, sockets)
+        stack.enter_context(process(lab, host, id_))
+        until_served(lab, host, id_)
+        until(lambda: shop.arrives(b"first"))
+        shop.receiver.settimeout(20)
+        second = ""
+        for number in range(300):
+            if number == 100:
+                second = "started"
+                stack.enter_context(process(lab, host, id_))
+            shop.send(number.to_bytes(2, "big"))
+            assert heard(shop.receiver) == number.to_bytes(2, "big")
+        assert second
+
+
+@at_hosts
+@pytest.mark.parametrize("code", [GARBAGE, LIES])
+def test_a_hostile_process_harms_no_other_tenant(lab: SystemLab, host: str, code: str) -> None:
+    with datagrams() as sockets, extra(lab, host) as id_, process(lab, host, id_, code):
+        until_served(lab, host, id_)
+        shop, good = Shop(lab, host, 4, sockets), Asked(lab, host, "from_endpoint", 4, sockets)
+        for number in range(200):
+            shop.send(bytes([number % 3]))
+            payload = good.send(GO_ON, number.to_bytes(2, "big"))
+            assert heard(good.receiver) == payload
+        assert lab.status(host).host == host
+
+
+@at_hosts
+def test_another_user_gets_no_sockets(lab: SystemLab, host: str) -> None:
+    with extra(lab, host) as id_, process(lab, host, id_, user=65533) as one:
+        assert one.wait(20) != 0
+        assert f"function {id_}" in faults(lab, host)
+
+
+@at_hosts
+def test_a_process_goes_on_without_the_agent_and_with_the_next_one(lab: SystemLab, host: str) -> None:
+    with datagrams() as sockets, extra(lab, host, "closed") as id_, process(lab, host, id_):
+        shop = Shop(lab, host, 4, sockets)
+        until_served(lab, host, id_)
+        until(lambda: shop.arrives(b"first"))
+        lab.kill_agent(host)
+        assert shop.arrives(b"without an agent")
+        lab.restart_agent(host)
+        until(lambda: socket_of(lab, host, id_).exists())
+        open_folders(lab)
+        until_served(lab, host, id_, *(f"{point}-{host}" for point in POINTS))
+        until(lambda: shop.arrives(b"with the next one"))
+        until(lambda: pairs(lab, host) == len(POINTS) + 1, "the end of the pairs of the agent before")
+
+
+@at_hosts
+def test_a_process_that_dies_without_an_agent_leaves_packets_to_on_fault(lab: SystemLab, host: str) -> None:
+    with datagrams() as sockets, extra(lab, host) as id_:
+        shop = Shop(lab, host, 4, sockets)
+        with process(lab, host, id_) as one:
+            until_served(lab, host, id_)
+            until(lambda: shop.arrives(b"first"))
+            lab.kill_agent(host)
+            one.kill()
+            one.wait()
+            until(lambda: shop.arrives(b"past it"))
+        lab.restart_agent(host)
+        open_folders(lab)
+        until_served(lab, host, *(f"{point}-{host}" for point in POINTS))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tcp_stream_passes_processes_on_both_hosts(lab: SystemLab, family: int) -> None:
+    """At tc in GSO packets, which are cut in front of a process."""
+    exchange_tcp(lab, "web-x", "web-t", 1 << 20, family)
+    exchange_tcp(lab, "web-t", "web-x", 1 << 20, family)
+
+
+@at_hosts
+def test_nothing_is_left_of_a_function_that_was_removed(lab: SystemLab, host: str) -> None:
+    before = len(POINTS)
+    until(lambda: pairs(lab, host) == before, "the end of the pairs of agents before")
+    with extra(lab, host) as id_, process(lab, host, id_):
+        until_served(lab, host, id_)
+        assert pairs(lab, host) == before + 1
+    until(lambda: pairs(lab, host) == before)
+    assert not socket_of(lab, host, id_).exists()
