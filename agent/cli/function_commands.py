@@ -188,7 +188,8 @@ def replace(named: Named, host: str, path: Path | None, digits: str | None, text
     except PermissionDenied as error:
         raise PermissionDenied(
             f"{error.message.partition(';')[0]}; a function's configuration is a part of its document, which only the "
-            "controller's nkey may publish: give it with --nkey-seed-file, or change the document at the controller"
+            "controller's nkey may publish: give it with dropletctl --nkey-seed-file FILE, or change the document at "
+            "the controller"
         ) from None
 
 

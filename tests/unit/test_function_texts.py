@@ -119,7 +119,7 @@ processed 89 insns (limit 1000000) max_states_per_insn 0 total_states 3 peak_sta
 def test_the_verifiers_log_is_shortened_to_the_complaint_the_line_and_the_way_out() -> None:
     program = UserProgram(bytes(800), lines={4: "4: first", 6: "6: if (p[14] == 1)", 9: "9: later"})
     assert summarize(LOG, program, 100) == (
-        "line 6: if (p[14] == 1) (instruction 6): invalid access to packet, off=14 size=1, R1(id=0,off=14,r=0): "
+        "line 6: if (p[14] == 1) (instruction 6): invalid access to packet, off=14 size=1, R1(id=0,off=14,r=0); "
         "compare the pointer plus the size of the access with stage_end(stage) first"
     )
     assert summarize(LOG, program, 200).startswith("invalid access to packet")

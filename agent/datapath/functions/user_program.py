@@ -64,6 +64,9 @@ class UserProgram(msgspec.Struct, frozen=True):
     lines: Mapping[int, str] = {}
 
     def line_of(self, index: int) -> str:
-        """Return the source line that an instruction comes from, the closest before it; empty if unknown."""
+        """Return the source line that an instruction comes from, the closest before it; empty if unknown.
+
+        Its semicolons are left out where they would be taken for the one between a cause and its remedy.
+        """
         known = [number for number in self.lines if number <= index]
-        return self.lines[max(known)] if known else ""
+        return self.lines[max(known)].rstrip("; ").replace("; ", ";") if known else ""

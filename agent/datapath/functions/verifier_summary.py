@@ -55,7 +55,7 @@ def summarize(log: str, program: UserProgram, start: int) -> str:
     known = (one for one in complaints if any(text in one for text, _ in _WAYS_OUT))
     complaint = next(known, complaints[0] if complaints else "the kernel refused it without a reason").rstrip(".")
     out = next((way for text, way in _WAYS_OUT if text in complaint), "")
-    text = f"{_place(program, at, start)}{complaint}{f': {out}' if out else ''}"
+    text = f"{_place(program, at, start)}{complaint}{f'; {out}' if out else ''}"
     return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
 
 
