@@ -37,7 +37,9 @@ static __always_inline __u32 ingress_ifindex(context *ctx)
 	__u32 ifindex;
 
 	/* else clang may compute the field's address and keep it, and the verifier allows no such pointer */
-	asm("%0 = *(u32 *)(%1 + %2)" : "=r"(ifindex) : "r"(ctx), "i"(__builtin_offsetof(struct xdp_md, ingress_ifindex)));
+	asm("%0 = *(u32 *)(%1 + %2)"
+	    : "=r"(ifindex)
+	    : "r"(ctx), "i"(__builtin_offsetof(struct xdp_md, ingress_ifindex)));
 	return ifindex;
 }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from agent.core.model.hooks import Hook
+from agent.core.model.hooks import POINTS, Hook
 from agent.core.model.map_layout import STAGE_POINTS, STAGE_SLOTS, U32
 from agent.core.plan.remedies import Step
 from agent.datapath.bpf import syscall as bpf
@@ -38,6 +38,9 @@ from agent.datapath.functions.record import (
 )
 from agent.datapath.functions.user_program import CONFIGURATION, UserMap, UserProgram
 from agent.errors import kernel_step
+
+POINTS_BY_NUMBER = dict(enumerate(POINTS, 1))
+"""The names of stage points in documents."""
 
 log = structlog.get_logger()
 
@@ -86,7 +89,8 @@ def install(target: Target, wanted: Record, program: UserProgram | None, configu
     for number in numbers_in(folder):
         if number != found.number:
             _remove_tree(folder / str(number))
-    log.info("function_installed", function=wanted.id, point=wanted.point, slot=wanted.slot, content=wanted.content)
+    place = POINTS_BY_NUMBER.get(wanted.point)
+    log.info("function_installed", function=wanted.id, point=place, slot=wanted.slot, content=wanted.content)
 
 
 def _build(target: Target, wanted: Record, program: UserProgram, configuration: bytes) -> Build:
@@ -205,7 +209,7 @@ def remove(root: Path, slots: Slots, id_: str, point: int, slot: int) -> None:
             _remove_tree(folder / str(number))
     if not kept:
         _remove_tree(folder)
-        log.info("function_removed", function=id_, point=point, slot=slot)
+        log.info("function_removed", function=id_, point=POINTS_BY_NUMBER.get(point), slot=slot)
 
 
 def _empty(root: Path, slots: Slots, own: Path, index: int) -> None:
