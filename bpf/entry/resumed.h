@@ -77,7 +77,21 @@ static __always_inline enum outcome route_resumed(context *ctx, const struct int
 	return route_packet(ethernet, frame_end(ctx), sender, egress);
 }
 
-/* Runs the functions for what the local endpoint receives that another function chose. */
+/*
+ * The chain for what the local endpoint receives that a function chose. None behind to_endpoint: a function for several
+ * endpoints, which sends their packets to one of them, would meet its own.
+ */
+static __always_inline __u32 chain_of_target(const struct interface *target, const struct frame_state *state,
+					     __u32 ifindex)
+{
+	__u32 outcome = state->outcome;
+
+	if (outcome == DELIVERED || outcome == DELIVERED_SAME_HOST || outcome == FUNCTION_DELIVERED)
+		return 0;
+	return endpoint_chain(target, ifindex, INTERFACE_STAGES_TO);
+}
+
+/* Runs that chain. */
 static __always_inline enum outcome call_to_target(context *ctx, struct frame_state *state, __u32 chain, __u32 ifindex)
 {
 	state->receiver = ifindex;
@@ -94,7 +108,7 @@ static __always_inline enum outcome send_to_target(context *ctx, struct frame_st
 	if (!target || !fits_mtu(target->mtu, &state->tunnel))
 		return FUNCTION_TARGET;
 	*tx_ifindex = ifindex;
-	chain = endpoint_chain(target, ifindex, INTERFACE_STAGES_TO);
+	chain = chain_of_target(target, state, ifindex);
 	if (chain)
 		return call_to_target(ctx, state, chain, ifindex);
 	return hand_over(ctx, target, state, ifindex, FUNCTION_DELIVERED);
@@ -162,7 +176,7 @@ static __always_inline enum outcome send_as_told(context *ctx, struct local_drop
 		if (!target || !fits_mtu(target->mtu, tunnel))
 			return FUNCTION_TARGET;
 		*tx_ifindex = ifindex;
-		chain = endpoint_chain(target, ifindex, INTERFACE_STAGES_TO);
+		chain = chain_of_target(target, state, ifindex);
 		if (chain)
 			return call_to_target(ctx, state, chain, ifindex);
 		return deliver(ctx, state, target, ifindex, FUNCTION_DELIVERED);

@@ -96,13 +96,23 @@ def dut(shared_dut: Dut) -> Dut:
 
 
 @pytest.fixture(scope="session")
-def shared_functions(lab_cache: Path, hook: Hook) -> Iterator[FunctionDut]:
+def function_duts(lab_cache: Path) -> Iterator[Callable[[Hook], FunctionDut]]:
+    """Return what `duts` does, on a host on which users' functions may run."""
     if os.geteuid():
         pytest.skip("loading programs needs root")
-    features = Features(vlan_tags=True, functions=True)
-    compiled = asyncio.run(compile_programs(lab_cache, features=features, hook=hook))
-    with closing(FunctionDut(compiled, hook)) as dut:
-        yield dut
+
+    def load(hook: Hook) -> FunctionDut:
+        features = Features(vlan_tags=True, functions=True)
+        compiled = asyncio.run(compile_programs(lab_cache, features=features, hook=hook))
+        return loaded.enter_context(closing(FunctionDut(compiled, hook)))
+
+    with ExitStack() as loaded:
+        yield cache(load)
+
+
+@pytest.fixture(scope="session")
+def shared_functions(function_duts: Callable[[Hook], FunctionDut], hook: Hook) -> FunctionDut:
+    return function_duts(hook)
 
 
 @pytest.fixture

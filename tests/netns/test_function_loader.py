@@ -379,7 +379,6 @@ async def test_an_object_file_runs_as_a_source_does(bench: Bench) -> None:
     wanted = Function("f", POINT, SLOT, content_of(program), program, b"\x50\0")
     await bench.functions.ensure(wanted)
     await assert_complete(bench, wanted)
-    assert [one.name for one in await bench.functions.contents(wanted)] == ["seen", "limit"]
 
 
 async def test_a_program_that_costs_the_verifier_more_than_the_limit_is_refused(make: Callable[..., Functions]) -> None:

@@ -124,7 +124,11 @@ def test_each_hostile_program_is_rejected_with_its_field_the_reason_and_the_line
 
     def answers() -> dict[tuple[str, str], Acknowledgement] | None:
         found = {(host, name): lab.newest(host, f"tenant.{name}") for host, name in revisions}
-        done = {at: one for at, one in found.items() if one is not None and one.revision == revisions[at]}
+        done = {
+            at: one
+            for at, one in found.items()
+            if one is not None and one.revision == revisions[at] and one.state is not State.PENDING
+        }
         return done if len(done) == len(revisions) else None
 
     with bystanders(lab):
