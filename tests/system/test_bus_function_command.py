@@ -48,6 +48,9 @@ async def acknowledge(client: Client, *states: State) -> None:
 
     async def answer(message: Msg) -> None:
         newest = await client.jetstream().get_last_msg(streams.CONFIG_STREAM, SUBJECT)
+        while newest.data != message.data:  # subscribers may get a message before the stream has it
+            await asyncio.sleep(0.01)
+            newest = await client.jetstream().get_last_msg(streams.CONFIG_STREAM, SUBJECT)
         for state in states:
             checked = FieldError("functions[0].program.source", ErrorCode.UNJUDGED, "it is being checked")
             errors = (checked,) if state is State.PENDING else ()
@@ -78,7 +81,7 @@ async def test_a_replacement_waits_until_the_program_was_checked(
         await serving(client, "h1")
         revision = await put(client, WHOLE)
         await acknowledge(client, *states)
-        done = await replace(server, "--hex", "01 bb", patience="3")
+        done = await replace(server, "--hex", "01 bb")
         assert (done.output, done.exit_code) == (f"h1 document {DOCUMENT} revision {revision + 1}: {said}", code)
 
 
