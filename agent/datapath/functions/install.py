@@ -16,13 +16,14 @@ from pathlib import Path
 
 import structlog
 
+from agent.core.functions.stages import index_of
 from agent.core.model.hooks import POINTS, Hook
 from agent.core.model.map_layout import STAGE_POINTS, STAGE_SLOTS, U32
 from agent.core.plan.remedies import Step
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.marks import mark
 from agent.datapath.bpf.pins import make_folder
-from agent.datapath.functions.installed import Build, Slots, builds, folders, index_of, numbers_in
+from agent.datapath.functions.installed import Build, Slots, builds, folders, numbers_in
 from agent.datapath.functions.linker import map_of
 from agent.datapath.functions.load import Place, create_configuration, create_map, load, write_configuration
 from agent.datapath.functions.record import (

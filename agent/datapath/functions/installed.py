@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.core.functions.stages import index_of
 from agent.core.model.hooks import Hook
-from agent.core.model.map_layout import STAGE_SLOTS, U32
+from agent.core.model.map_layout import U32
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.maps import Map
 from agent.datapath.bpf.marks import read_mark
@@ -69,11 +70,6 @@ class Build:
         finally:
             os.close(descriptor)
         return value[: self.record.length]
-
-
-def index_of(point: int, slot: int) -> int:
-    """Return the index of a slot of a point (from 1 on) in the jump tables and counters."""
-    return (point - 1) * STAGE_SLOTS + slot
 
 
 def numbers_in(folder: Path) -> list[int]:
