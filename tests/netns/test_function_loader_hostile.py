@@ -110,6 +110,14 @@ REFUSED_BY_CHECKS = {
         "the limit is 64 MiB",
         "big",
     ),
+    "an address of the kernel in a map": (
+        body(
+            *("__u32 key = 0;", "__u64 *value = kept.lookup(&key);", "if (value)", "\t*value = (long)stage;"),
+            before="BPF_ARRAY(kept, __u64, 1);\n",
+        ),
+        "line 8",
+        "stores an address of kernel memory, which functions may not",
+    ),
     "a map of sockets": (
         body("__u32 key = 1;", "return xsks.lookup(&key) ? STAGE_DROP : STAGE_GO_ON;", before="BPF_XSKMAP(xsks, 4);\n"),
         "xsks",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.functions import checks, frames, isolation, linker, pointer_flow, pointer_values
+from agent.datapath.functions import checks, frames, instructions, isolation, linker, pointer_flow, pointer_values
 
 RECORD, CONFIGURATION_PIN, MAPS, PROGRAM_PINS = "record", "configuration", "maps", "programs"
 _MAP_NAME = "droplet_record"
@@ -69,7 +69,7 @@ def build_of(record: Record, shells: str) -> str:
 @cache
 def _rules() -> str:
     """Return the digest of the modules that decide what a checked and linked program looks like."""
-    modules = (checks, frames, isolation, linker, pointer_flow, pointer_values)
+    modules = (checks, frames, instructions, isolation, linker, pointer_flow, pointer_values)
     return blake2s(b"".join(Path(str(one.__file__)).read_bytes() for one in modules), digest_size=16).hexdigest()
 
 
