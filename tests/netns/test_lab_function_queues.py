@@ -16,6 +16,7 @@ from lab.waiting import until
 
 from agent.core.model.hooks import POINTS
 from agent.datapath.bpf.outcomes import Outcome
+from agent.datapath.processes.pair import PROCESS_IFINDEX
 from agent.datapath.processes.sockets import frames_of
 from protocol.documents import Function, FunctionProcess, FunctionProgram
 
@@ -144,9 +145,11 @@ def test_a_process_that_stands_still_while_the_agent_is_started_again_is_taken_o
         until(lambda: shop.arrives(b"by it"))
         lab.kill_agent(host)
         started.send_signal(signal.SIGSTOP)
+        unfinished = f"link add fnn77 index {PROCESS_IFINDEX + 77} type veth peer name fnf77"
+        lab.ip(lab.names.droplet(host), *unfinished.split())
         lab.restart_agent(host)
         until(lambda: shop.arrives(b"past it"), "the end of its time")
         open_folders(lab)
         started.send_signal(signal.SIGCONT)
         until_served(lab, host, id_)
-        until(lambda: pairs(lab, host) == 2 and shop.arrives(b"by it again"))
+        until(lambda: pairs(lab, host) == 2 and shop.arrives(b"by it again"), "the end of the pairs of killed agents")
