@@ -94,6 +94,16 @@ def test_an_answer_is_carried_out_once(at_xdp: FunctionDut, verdict: Verdict, ou
     assert at_xdp.counted("from_endpoint", 3).faults == 1
 
 
+@pytest.mark.parametrize(("given", "counted"), [(0, 0), (14, 14), (15, 15), (16, 15), (255, 15)])
+def test_reasons_of_a_process_that_have_no_counter_count_under_the_last_one(
+    at_xdp: FunctionDut, given: int, counted: int
+) -> None:
+    put(at_xdp, "from_endpoint")
+    frame = answer(at_xdp, run_at(at_xdp, "from_endpoint").frame, drop(given))
+    assert at_xdp.answer(frame).outcome is Outcome.FUNCTION_DROPPED
+    assert at_xdp.reason("from_endpoint", 3, counted) == 1
+
+
 @pytest.mark.parametrize("closed", [False, True])
 def test_an_answer_with_another_verdict_is_a_fault(at_xdp: FunctionDut, closed: bool) -> None:
     put(at_xdp, "from_endpoint", closed=closed)

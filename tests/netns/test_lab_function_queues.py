@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from lab.fixtures import SystemLab, running_lab
 from lab.function_processes import ROOT, USER, Shop, faults, open_folders, pairs, process, socket_of, until_served
@@ -36,6 +37,17 @@ def handle(packet):
 function.run()
 """
 """Says which flow came by which queue: each has its part of the frames."""
+INVALID = """
+import sys
+from droplet_functions import Function, Verdict
+verdict = object.__new__(Verdict)
+for name, value in {"code": 17, "reason": 0, "address": b""}.items():
+    object.__setattr__(verdict, name, value)
+function = Function(sys.argv[1])
+function.on_packet(lambda packet: verdict)
+function.run()
+"""
+"""Answers with a verdict that does not exist."""
 NOWHERE = "224.0.0.9"
 
 
@@ -153,3 +165,35 @@ def test_a_process_that_stands_still_while_the_agent_is_started_again_is_taken_o
         started.send_signal(signal.SIGCONT)
         until_served(lab, host, id_)
         until(lambda: pairs(lab, host) == 2 and shop.arrives(b"by it again"), "the end of the pairs of killed agents")
+
+
+@at_hosts
+def test_a_changed_on_fault_reaches_what_a_process_answers(lab: SystemLab, host: str) -> None:
+    one = process_at("from_endpoint", f"invalid-{host}")
+    with published(lab, host, one) as id_, process(lab, host, id_, INVALID), datagrams() as sockets:
+        shop = Shop(lab, host, 4, sockets)
+        until_served(lab, host, id_)
+        until(lambda: shop.arrives(b"open"))
+        put(lab, host, "tenant.one", msgspec.structs.replace(one, on_fault="closed"))
+        until_served(lab, host, id_)
+        before = counted(lab, host, id_)
+        assert not shop.arrives(b"closed")
+        assert grows_to(lab, host, id_, before, faults=1).went_on == 0
+
+
+@at_hosts
+@pytest.mark.parametrize("made", [1, 2, 3])
+def test_an_agent_that_is_killed_while_it_makes_pairs_leaves_none_too_many(
+    lab: SystemLab, host: str, made: int
+) -> None:
+    one = process_at("from_endpoint", f"killed-{host}", queues=3)
+    with published(lab, host, one) as id_, datagrams() as sockets:
+        shop = Shop(lab, host, 4, sockets)
+        with process(lab, host, id_):
+            until(lambda: pairs(lab, host) >= made, f"{made} pairs")
+            lab.kill_agent(host)
+            lab.restart_agent(host)
+            open_folders(lab)
+            until_served(lab, host, id_)
+            until(lambda: pairs(lab, host) == 3, "the end of the pairs of the killed agent")
+            until(lambda: shop.arrives(b"by it"))
