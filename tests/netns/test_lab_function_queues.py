@@ -10,7 +10,18 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 from lab.fixtures import SystemLab, running_lab
-from lab.function_processes import ROOT, USER, Shop, faults, open_folders, pairs, process, socket_of, until_served
+from lab.function_processes import (
+    ROOT,
+    SERVE,
+    USER,
+    Shop,
+    faults,
+    open_folders,
+    pairs,
+    process,
+    socket_of,
+    until_served,
+)
 from lab.function_topology import HOSTS, SMALL
 from lab.functions import SENDING_PORT, counted, datagrams, grows_to, heard, put
 from lab.waiting import until
@@ -37,6 +48,8 @@ def handle(packet):
 function.run()
 """
 """Says which flow came by which queue: each has its part of the frames."""
+WAITING = SERVE.replace("Function(sys.argv[1])", "Function(sys.argv[1], wait_for_agent=60)")
+"""Connects again also if the agent ends before it handed anything over."""
 INVALID = """
 import sys
 from droplet_functions import Function, Verdict
@@ -189,7 +202,7 @@ def test_an_agent_that_is_killed_while_it_makes_pairs_leaves_none_too_many(
     one = process_at("from_endpoint", f"killed-{host}", queues=3)
     with published(lab, host, one) as id_, datagrams() as sockets:
         shop = Shop(lab, host, 4, sockets)
-        with process(lab, host, id_):
+        with process(lab, host, id_, WAITING):
             until(lambda: pairs(lab, host) >= made, f"{made} pairs")
             lab.kill_agent(host)
             lab.restart_agent(host)
