@@ -54,7 +54,8 @@ static __always_inline enum outcome call_next(context *ctx, struct frame_state *
 
 /*
  * struct stage of the frame: its fields, behind the pointers, are in frame_state.stage. They are written once for a
- * chain, in words of 8 bytes as they are read; each function gets a copy (agent/datapath/functions/isolation.py).
+ * chain, in words of 8 bytes as they are read; each function gets a copy of what it uses
+ * (agent/datapath/functions/isolation.py).
  */
 static __always_inline struct stage *stage_of(struct frame_state *state)
 {

@@ -64,6 +64,10 @@ LEAKS = {
     "stores a map's address in a map": (MAP, move(6, 1), FOUND, store(0, 0, 6)),
     "stores one after arithmetic": (KEEP, FOUND, op(0x07, 6, imm=8), store(0, 0, 6)),
     "stores one that was on the stack": (store(10, -16, 1), FOUND, load(6, 10, -16), store(0, 0, 6)),
+    "stores one that a distance of 64 bits leads to": (
+        *(store(10, -16, 1), op(0x18, 2, imm=-16), op(0, imm=-1), move(3, 10), op(0x0F, 3, 2), load(6, 3, 0)),
+        *(FOUND, store(0, 0, 6)),
+    ),
     "stores one from one path of two": (KEEP, FOUND, op(0x15, 0, 0, 1, 7), number(6, 0), store(0, 0, 6)),
     "adds one to an entry": (KEEP, FOUND, op(0xDB, 0, 6)),
     "exchanges one with an entry": (KEEP, FOUND, op(0xDB, 0, 6, 0, 0xE1)),

@@ -37,8 +37,10 @@ class Value(NamedTuple):
         return self.kind is not Kind.NUMBER
 
     def moved(self, by: int | None) -> Value:
-        """Return an address some bytes further on."""
-        return self._replace(at=self.at + by if self.at is not None and by is not None else None)
+        """Return an address some bytes further on; the sum is one of 64 bits."""
+        if self.at is None or by is None:
+            return self._replace(at=None)
+        return self._replace(at=(self.at + by + (1 << 63)) % (1 << 64) - (1 << 63))
 
 
 NUMBER, ANY, PACKET, ENTRY = (Value(kind) for kind in (Kind.NUMBER, Kind.ANY, Kind.PACKET, Kind.ENTRY))
