@@ -13,7 +13,7 @@ from protocol.rpc import FieldValue, FunctionLogReply, FunctionMap, FunctionMapE
 from protocol.status import FunctionTraffic
 
 FUNCTION, KEY, VALUE = "FUNCTION", "KEY", "VALUE"
-_OPTIONAL = ("SENT BACK", "SENT TO", "FAULTS", "REASONS", "MEAN TIME")
+_OPTIONAL = ("SENT BACK", "SENT TO", "FAULTS", "REASONS", "MEAN TIME", "QUEUES")
 """Columns of counters that are left out if they are empty for every function."""
 
 
@@ -44,6 +44,7 @@ def _traffic_row(host: str, item: FunctionTraffic) -> tuple[str, ...]:
         *(f"{number:,}" if number else "" for number in (item.sent_back, item.sent_to, item.faults)),
         ", ".join(f"{reason}: {packets:,}" for reason, packets in sorted(item.reasons.items(), key=_by_number)),
         f"{item.mean_ns:,.0f} ns" if item.samples else "",
+        f"{item.queues} ({item.mode.replace('_', ' ')})" if item.queues else "",
     )
 
 

@@ -35,6 +35,7 @@ from protocol.status import (
     LostFrames,
     NarrowPath,
     ObjectCounts,
+    ServedFunction,
     Status,
     UnresolvedNextHops,
     UplinkStatus,
@@ -43,6 +44,7 @@ from protocol.subjects import config_of
 
 NO_HOOKS: Mapping[str, int] = MappingProxyType({})
 NO_FUNCTIONS: Mapping[tuple[str, int], FunctionCounters] = MappingProxyType({})
+NOT_SERVED: Mapping[tuple[str, int], ServedFunction] = MappingProxyType({})
 AT_TC = frozenset(UPLINK_HOOKS) - {Hook.XDP, "none"}
 """The ways in which programs are attached at tc."""
 MOST_ADDRESSES = 100
@@ -86,6 +88,7 @@ class DataPlane(NamedTuple):
     endpoint_hook: str = ""
     endpoint_hook_reason: str = ""
     endpoint_hooks: Mapping[str, int] = NO_HOOKS
+    processes: tuple[ServedFunction, ...] = ()
 
 
 UNKNOWN_PLANE = DataPlane()
@@ -146,6 +149,7 @@ def heartbeat(
         endpoint_hook=plane.endpoint_hook,
         endpoint_hook_reason=plane.endpoint_hook_reason,
         endpoint_hooks=dict(plane.endpoint_hooks),
+        processes=plane.processes,
         gso_refused=gso_refused(resolved),
     )
 
@@ -210,8 +214,9 @@ def counters(
     lost_unknown: str = "",
     lost_at_tc: str = "",
     functions: Mapping[tuple[str, int], FunctionCounters] = NO_FUNCTIONS,
+    served: Mapping[tuple[str, int], ServedFunction] = NOT_SERVED,
 ) -> Counters:
-    """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint, `functions` by id and point."""
+    """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint, the rest by id and point."""
     return Counters(
         host=host,
         at=now,
@@ -225,14 +230,14 @@ def counters(
         lost=lost,
         lost_unknown=lost_unknown,
         lost_at_tc=lost_at_tc,
-        functions=tuple(_function_traffic(id_, Point(point), one) for (id_, point), one in sorted(functions.items())),
+        functions=tuple(_function_traffic(*place, one, served.get(place)) for place, one in sorted(functions.items())),
     )
 
 
-def _function_traffic(id_: str, point: Point, found: FunctionCounters) -> FunctionTraffic:
+def _function_traffic(id_: str, point: int, found: FunctionCounters, served: ServedFunction | None) -> FunctionTraffic:
     return FunctionTraffic(
         id_,
-        point.label,
+        Point(point).label,
         status.Traffic(*found.received),
         found.went_on,
         found.dropped,
@@ -242,6 +247,8 @@ def _function_traffic(id_: str, point: Point, found: FunctionCounters) -> Functi
         reasons={str(reason): packets for reason, packets in found.reasons.items()},
         samples=found.samples,
         mean_ns=round(found.sampled_ns / found.samples, 1) if found.samples else 0.0,
+        queues=served.queues if served is not None else 0,
+        mode=served.mode if served is not None else "",
     )
 
 

@@ -45,12 +45,21 @@ static __always_inline int leave_function(context *ctx, const struct frame_state
 	return leave(ctx, RECEIVED_FROM_UNDERLAY, outcome, amount_of(ctx, state), tx_ifindex);
 }
 
+/* Behind the functions that saw a dropped frame. It was counted before if a process had it, which may keep it. */
+static __always_inline int leave_dropped(context *ctx, const struct frame_state *state, enum outcome outcome)
+{
+	if (state->processed)
+		return verdict(outcome, 0);
+	return leave_function(ctx, state, outcome, source_ifindex(ctx, state));
+}
+
 /* Drops the frame, after those functions have seen it that observe dropped ones. */
 static __always_inline int drop_at(context *ctx, struct frame_state *state, enum stage_point point,
 				   enum outcome outcome)
 {
-	if (point != STAGE_DROPPED)
-		outcome = observe_end(ctx, state, outcome);
+	if (point == STAGE_DROPPED)
+		return leave_dropped(ctx, state, outcome);
+	outcome = observe_end(ctx, state, outcome);
 	return leave_function(ctx, state, outcome, source_ifindex(ctx, state));
 }
 
@@ -116,7 +125,9 @@ static __always_inline int resume(context *ctx, struct frame_state *state, enum 
 
 	if (point == STAGE_PASSED && state->sends)
 		return leave_function(ctx, state, FUNCTION_SENT_BACK, source_ifindex(ctx, state));
-	if (point == STAGE_PASSED || point == STAGE_DROPPED)
+	if (point == STAGE_DROPPED)
+		return leave_dropped(ctx, state, state->outcome);
+	if (point == STAGE_PASSED)
 		return leave_function(ctx, state, state->outcome, source_ifindex(ctx, state));
 	outcome = point == STAGE_FROM_ENDPOINT ? call_agent_resume(ctx, state) : call_transit_resume(ctx, state);
 	return leave_function(ctx, state, outcome, source_ifindex(ctx, state));
