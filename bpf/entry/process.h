@@ -185,10 +185,11 @@ static __always_inline int process_answer(context *ctx, const struct function_an
 	struct frame_state *state = take_back(ctx, answer);
 	struct function_traffic *traffic = function_counters.lookup(&index);
 	struct amount amount = {1, frame_length(ctx)};
-	bool valid = is_valid_verdict(verdict, point);
+	bool valid;
 
 	if (!state)
 		return refuse_answer(ctx, index);
+	valid = is_valid_verdict(state, verdict, point);
 	if (traffic)
 		count_verdict(traffic, valid ? verdict : 0, amount);
 	if (!valid)
