@@ -44,6 +44,7 @@ enum stage_verdict {
 	STAGE_DROP = 2,	     /* counted under stage->reason, 0 to 15 */
 	STAGE_SEND_BACK = 3, /* to where it came from; see stage_swap() */
 	STAGE_SEND_TO = 4,   /* as it is to the endpoint of this host and the same VPC with the address stage->target */
+	STAGE_SEND = 5, /* at to_endpoint of a function endpoint: on its way as a packet that this endpoint sends */
 };
 
 enum stage_direction {

@@ -110,7 +110,7 @@ def read_answer(frame: bytes) -> Answer:
     version, _, _, code, reason, _, _, _, offset, length, _ = META.unpack_from(frame)
     if version != VERSION:
         raise ValueError(f"metadata of version {version}, expected {VERSION}")
-    if code not in (VerdictCode.GO_ON, VerdictCode.DROP, VerdictCode.SEND_BACK, VerdictCode.SEND_TO):
+    if code in (VerdictCode.NONE, VerdictCode.KEEP) or code not in iter(VerdictCode):
         raise ValueError(f"verdict {code} is not one that a function may answer")
     expected = META_SIZE + (ADDRESS_SIZE if code == VerdictCode.SEND_TO else 0)
     if offset != expected or offset + length != len(frame):

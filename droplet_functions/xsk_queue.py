@@ -161,6 +161,7 @@ class Queue:
         counters.drop += tally[VerdictCode.DROP]
         counters.send_back += tally[VerdictCode.SEND_BACK]
         counters.send_to += tally[VerdictCode.SEND_TO]
+        counters.send += tally[VerdictCode.SEND]
         counters.keep += tally[VerdictCode.KEEP]
 
     def flush(self) -> None:

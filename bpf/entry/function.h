@@ -71,10 +71,19 @@ static __always_inline void *packet_start(context *ctx, const struct frame_state
 	return frame_start(ctx) + bounded(state->tunnel.headers, MAX_HEADERS);
 }
 
-static __always_inline bool is_valid_verdict(__u32 verdict, enum stage_point point)
+static __always_inline bool is_for_function_endpoint(const struct frame_state *state)
+{
+	struct interface *receiver = find_interface(state->receiver);
+
+	return receiver && is_function_endpoint(receiver);
+}
+
+static __always_inline bool is_valid_verdict(const struct frame_state *state, __u32 verdict, enum stage_point point)
 {
 	if (point == STAGE_DROPPED)
 		return verdict == STAGE_GO_ON;
+	if (verdict == STAGE_SEND)
+		return point == STAGE_TO_ENDPOINT && is_for_function_endpoint(state);
 	if (verdict == STAGE_SEND_TO)
 		return point != STAGE_PASSED;
 	return verdict == STAGE_GO_ON || verdict == STAGE_DROP || verdict == STAGE_SEND_BACK;
@@ -88,7 +97,7 @@ static __always_inline void count_verdict(struct function_traffic *traffic, __u3
 		traffic->dropped += amount.packets;
 	else if (verdict == STAGE_SEND_BACK)
 		traffic->sent_back += amount.packets;
-	else if (verdict == STAGE_SEND_TO)
+	else if (verdict == STAGE_SEND_TO || verdict == STAGE_SEND)
 		traffic->sent_to += amount.packets;
 	else
 		traffic->faults += amount.packets;
@@ -135,7 +144,7 @@ static __always_inline int resume(context *ctx, struct frame_state *state, enum 
 
 static __always_inline int carry_out(context *ctx, struct frame_state *state, __u32 verdict, enum stage_point point)
 {
-	if (verdict == STAGE_SEND_BACK || verdict == STAGE_SEND_TO) {
+	if (verdict == STAGE_SEND_BACK || verdict == STAGE_SEND_TO || verdict == STAGE_SEND) {
 		state->sends = verdict;
 		return resume(ctx, state, point);
 	}
@@ -156,7 +165,7 @@ static __always_inline int process_function(context *ctx, enum stage_point point
 	if (!state || !configuration || !traffic)
 		return leave_function(ctx, state, NO_PROGRAM, 0);
 	verdict = call_user(ctx, state, point, configuration, traffic);
-	valid = is_valid_verdict(verdict, point);
+	valid = is_valid_verdict(state, verdict, point);
 	add(&traffic->received, amount_of(ctx, state));
 	count_verdict(traffic, valid ? verdict : 0, amount_of(ctx, state));
 	if (stage_of(state)->changed)

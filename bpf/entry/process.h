@@ -266,24 +266,25 @@ static __always_inline void describe_answer(context *ctx, struct frame_state *st
 }
 
 /* At dropped, only that there is an answer counts. */
-static __always_inline __u32 counted_verdict(__u32 verdict, __u32 point)
+static __always_inline __u32 counted_verdict(const struct frame_state *state, __u32 verdict, __u32 point)
 {
-	if (point == STAGE_DROPPED && verdict >= STAGE_GO_ON && verdict <= STAGE_SEND_TO)
+	if (point == STAGE_DROPPED && verdict >= STAGE_GO_ON && verdict <= STAGE_SEND)
 		return STAGE_GO_ON;
-	return is_valid_verdict(verdict, point) ? verdict : 0;
+	return is_valid_verdict(state, verdict, point) ? verdict : 0;
 }
 
 /* Continues with a packet whose metadata is checked and taken off. */
 static __always_inline int process_answer(context *ctx, const struct function_answer *answer, __u32 index)
 {
 	__u32 closed = PATCHED(MAGIC_CLOSED), point = index / STAGE_SLOTS + 1;
-	__u32 verdict = counted_verdict(answer->verdict, point);
 	struct frame_state *state = take_back(ctx, answer);
 	struct function_traffic *traffic = function_counters.lookup(&index);
 	struct amount amount = {1, frame_length(ctx)};
+	__u32 verdict;
 
 	if (!state)
 		return refuse_answer(ctx, index);
+	verdict = counted_verdict(state, answer->verdict, point);
 	if (traffic)
 		count_verdict(traffic, verdict, amount);
 	if (state->chain)

@@ -35,6 +35,7 @@ enum function_verdict {
 	FUNCTION_DROP = 2,
 	FUNCTION_SEND_BACK = 3,
 	FUNCTION_SEND_TO = 4,
+	FUNCTION_SEND = 5,
 };
 
 struct function_meta {
