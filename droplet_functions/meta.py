@@ -19,6 +19,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
+from droplet_functions.drop_reasons import DROP_REASONS
 from droplet_functions.verdict import Verdict, VerdictCode
 
 VERSION = 1
@@ -62,6 +63,11 @@ class Meta(NamedTuple):
     endpoint_slot: int = 0
     drop_reason: int = 0
     token: int = 0
+
+    @property
+    def drop_reason_name(self) -> str:
+        """The name of `drop_reason`, as telemetry has it; its number in digits if this library does not know it."""
+        return DROP_REASONS.get(self.drop_reason, str(self.drop_reason))
 
     def pack(self, packet_length: int, packet_offset: int = META_SIZE) -> bytes:
         """Return the struct as the data plane writes it, without a verdict."""

@@ -77,11 +77,11 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A user's program at a stage point. The other fields are those of the document's function.
+    """A user's program or process at a stage point. The other fields are those of the document's function.
 
-    `form` is how the program is given, `source`, `object` or `file`; `path` is the file as the topology names it, and
-    `content` what it holds, empty for a `file`, which only hosts have. `scope` has ids by kind. No `hosts`: all that
-    know what it refers to.
+    `form` is how the program is given, `source`, `object`, `file` or `process`; `path` is the file as the topology
+    names it, or the user of a process, and `content` what a file holds, empty for a `file`, which only hosts have.
+    `scope` has ids by kind. No `hosts`: all that know what it refers to. `queues` and `reasons` are of a process.
     """
 
     name: str
@@ -95,12 +95,16 @@ class Function:
     order: int = 0
     configuration: bytes = b""
     on_fault: str = "open"
+    queues: int = 1
+    reasons: tuple[str, ...] = ()
 
     def document(self) -> documents.Function:
         """Return it as documents list it."""
         given: Any = self.path if self.form == "file" else self.content
         if self.form == "source":
             given = self.content.decode()
+        elif self.form == "process":
+            given = documents.FunctionProcess(self.path, self.queues, self.reasons)
         return documents.Function(
             self.name,
             cast(Any, self.point),
