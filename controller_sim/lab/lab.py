@@ -134,7 +134,7 @@ class Lab:
 
     def add_endpoint_namespaces(self, topology: Topology) -> None:
         """Make the namespaces of all endpoints that have none yet."""
-        for endpoint in topology.endpoints:
+        for endpoint in topology.attached:
             underlay.add_endpoint(self.names, endpoint)
 
     def adopt(self, text: str, source: str = "topology", folder: Path | None = None) -> Topology:

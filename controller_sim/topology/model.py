@@ -65,7 +65,10 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A tenant's interface on a droplet. Addresses that are not written, and a MAC of None, are to be allocated."""
+    """A tenant's interface on a droplet. Addresses that are not written, and a MAC of None, are to be allocated.
+
+    `attachment` `function`: no interface but a function endpoint, so it has no network namespace.
+    """
 
     name: str
     network: str
@@ -73,6 +76,7 @@ class Endpoint:
     addresses: tuple[str, ...] = ()
     mac: str | None = None
     dscp: int = 0
+    attachment: Literal["veth", "function"] = "veth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +212,11 @@ class Topology:
     def vpc_of(self, endpoint: str) -> Vpc:
         """Return the VPC in which an endpoint lives."""
         return self.vpcs[self.networks[self.endpoints[endpoint].network].vpc]
+
+    @property
+    def attached(self) -> list[str]:
+        """The names of the endpoints that have interfaces."""
+        return [name for name, endpoint in self.endpoints.items() if endpoint.attachment == "veth"]
 
     @property
     def hosts(self) -> list[str]:

@@ -9,7 +9,8 @@ from bpf_dut import B6 as IPV6_B
 from bpf_dut import D1, D2, ELSEWHERE, GATEWAY, MAC, MTU, SLOT, UNKNOWN, VNI, A, B, R, Run
 from bpf_dut import R6 as IPV6_R
 from bpf_tunnels import asks, tunnelled
-from function_dut import FunctionDut, user_program
+from function_dut import FunctionDut, source_program, user_program
+from test_function_examples import example
 from test_functions import DROP, GO_ON, PAYLOAD, SEND_BACK
 
 from agent.core.model import map_layout
@@ -19,6 +20,7 @@ from agent.datapath.bpf.outcomes import Outcome
 from droplet_functions import SEND
 from droplet_functions.meta import META_SIZE, answered
 
+DROPPED = Outcome.FUNCTION_DROPPED
 FUNCTION_SLOT = 2
 """B's."""
 MAC_B = MAC[B]
@@ -305,6 +307,17 @@ def test_no_answer_can_reach_it(functions: FunctionDut) -> None:
     functions.install("to_endpoint", 0, user_program(sends_to(A)))
     long = p.ethernet(MAC_B, MAC[R], p.IPV4, p.ipv4(R, B, p.udp(data=bytes(400))))
     assert functions.from_underlay(tunnelled(long)).outcome is Outcome.TOO_BIG
+
+
+@both_ways
+def test_the_echo_of_the_page_answers(functions: FunctionDut, same_host: bool) -> None:
+    function_endpoint(functions)
+    functions.install("to_endpoint", 0, source_program(example("echo.c")))
+    functions.chains("to_endpoint", 0, endpoint=FUNCTION_SLOT)
+    source = source_of(same_host)
+    for port, outcome in ((7, Outcome.DELIVERED_SAME_HOST if same_host else Outcome.SENT_DIRECT), (8, DROPPED)):
+        frame = p.ethernet(MAC_B, MAC[source], p.IPV4, p.ipv4(source, B, p.udp(4000, port, PAYLOAD)))
+        assert received(functions, frame, same_host=same_host).outcome is outcome
 
 
 def test_its_process_answers_as_the_endpoint(functions: FunctionDut, interfaces: None) -> None:
