@@ -20,6 +20,7 @@
 
 BPF_TABLE("lru_hash", __u64, struct frame_state, function_pending, 1);
 BPF_XSKMAP(function_sockets, 1);
+_Static_assert(OUTCOME_COUNT <= 64 * PROCESS_REASONS, "function_process.reasons has a bit for each outcome");
 
 /* As call_next(), where the point is no constant: a slower call, which does not matter here. */
 static __always_inline enum outcome call_any(context *ctx, struct frame_state *state, __u32 point)
@@ -292,7 +293,7 @@ static __always_inline int process_answer(context *ctx, const struct function_an
 	if (!verdict)
 		return on_fault(ctx, state, point, closed);
 	if (verdict == STAGE_DROP) {
-		count_reason(index, answer->reason, 1);
+		count_reason(index, answer->reason < STAGE_REASONS ? answer->reason : STAGE_REASONS - 1, 1);
 		return drop_at(ctx, state, point, FUNCTION_DROPPED);
 	}
 	if (verdict != STAGE_GO_ON) {

@@ -6,11 +6,11 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from bpf_dut import ARRIVAL, SLOT, UPLINK, VNI, Dut, Run, XdpAction
+from lab.function_counts import Counted
 
 from agent.core.model import map_layout
 from agent.core.model.hooks import POINTS, Hook
@@ -56,19 +56,6 @@ def source_program(source: str) -> UserProgram:
 def chain(*slots: int) -> int:
     """Return a chain of functions in this order."""
     return sum((slot + 1) << 4 * position for position, slot in enumerate(slots))
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What one function counted."""
-
-    packets: int
-    bytes: int
-    went_on: int
-    dropped: int
-    sent_back: int
-    sent_to: int
-    faults: int
 
 
 class FunctionDut(Dut):

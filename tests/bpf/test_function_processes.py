@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from pathlib import Path
 
 import bpf_packets as p
 import pytest
 from bpf_dut import MAC, SLOT, VNI, A, B, R, XdpAction
-from function_dut import FunctionDut, user_program
+from function_dut import LOOPBACK, FunctionDut, user_program
 from test_functions import PAYLOAD, USUAL, received, run_at, sent
 
 from agent.core.model.hooks import Hook
-from agent.datapath.bpf.outcomes import Outcome
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.outcomes import DROPPED, Outcome
+from agent.datapath.processes.sockets import Sockets
 from droplet_functions import GO_ON, SEND_BACK, Direction, Meta, Point, Verdict, drop, send_to
 from droplet_functions.meta import META, META_SIZE, answered, unpack
 
@@ -88,6 +92,16 @@ def test_an_answer_is_carried_out_once(at_xdp: FunctionDut, verdict: Verdict, ou
     assert at_xdp.answer(frame).outcome is outcome
     assert at_xdp.answer(frame).outcome is Outcome.FUNCTION_ANSWER
     assert at_xdp.counted("from_endpoint", 3).faults == 1
+
+
+@pytest.mark.parametrize(("given", "counted"), [(0, 0), (14, 14), (15, 15), (16, 15), (255, 15)])
+def test_reasons_of_a_process_that_have_no_counter_count_under_the_last_one(
+    at_xdp: FunctionDut, given: int, counted: int
+) -> None:
+    put(at_xdp, "from_endpoint")
+    frame = answer(at_xdp, run_at(at_xdp, "from_endpoint").frame, drop(given))
+    assert at_xdp.answer(frame).outcome is Outcome.FUNCTION_DROPPED
+    assert at_xdp.reason("from_endpoint", 3, counted) == 1
 
 
 @pytest.mark.parametrize("closed", [False, True])
@@ -235,3 +249,40 @@ def test_a_later_function_finds_the_ports_where_a_process_has_moved_them(at_xdp:
     meta = run_at(at_xdp, "from_endpoint").frame[:META_SIZE]
     moved = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp(destination=4242), options=bytes([1] * 8)))
     assert at_xdp.answer(answer(at_xdp, meta + moved, GO_ON)).outcome is Outcome.FUNCTION_DROPPED
+
+
+@pytest.mark.parametrize("origin", ["endpoint", "underlay"])
+def test_whatever_is_dropped_of_a_frame_that_is_cut_off_goes_to_a_process_whole(
+    functions: FunctionDut, origin: str
+) -> None:
+    """Also frames of which little was parsed, or none of them: nothing of an earlier frame is said of them."""
+    frame = sent() if origin == "endpoint" else received()
+    send = functions.from_endpoint if origin == "endpoint" else functions.from_underlay
+    for length in range(36, len(frame), 5):
+        functions.mirrored = False
+        functions.chains("dropped")
+        cut = frame[:length]
+        plain = send(cut).outcome
+        if plain not in DROPPED:
+            continue
+        functions.install_process("dropped", 3)
+        functions.chains("dropped", 3)
+        functions.mirrored = True
+        found = send(cut)
+        meta = unpack(found.frame)
+        assert (found.outcome, meta.drop_reason, meta.point) == (plain, plain, Point.DROPPED)
+        assert meta.vni in (0, VNI)
+        assert cut.endswith(found.frame[META_SIZE:])
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_sockets_of_which_one_cannot_be_bound_leave_no_descriptor(functions: FunctionDut) -> None:
+    table = bpf.create_map(bpf.MapType.XSKMAP, 4, 4, 4, 0, "sockets")
+    before = open_descriptors()
+    with pytest.raises(OSError, match="No such device"):
+        Sockets((LOOPBACK, 99_999), table, 0)
+    assert open_descriptors() == before
+    os.close(table)

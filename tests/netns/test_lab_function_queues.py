@@ -7,31 +7,32 @@ import signal
 import socket
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from lab.fixtures import SystemLab, running_lab
-from lab.function_processes import USER, Shop, faults, open_folders, pairs, process, socket_of, until_served
+from lab.function_processes import (
+    ROOT,
+    SERVE,
+    USER,
+    Shop,
+    faults,
+    open_folders,
+    pairs,
+    process,
+    socket_of,
+    until_served,
+)
 from lab.function_topology import HOSTS, SMALL
 from lab.functions import SENDING_PORT, counted, datagrams, grows_to, heard, put
 from lab.waiting import until
 
 from agent.core.model.hooks import POINTS
 from agent.datapath.bpf.outcomes import Outcome
+from agent.datapath.processes.pair import PROCESS_IFINDEX
 from agent.datapath.processes.sockets import frames_of
 from protocol.documents import Function, FunctionProcess, FunctionProgram
 
-MIRROR = """
-import sys
-from droplet_functions import KEEP, Function
-function = Function(sys.argv[1])
-
-@function.on_packet
-def handle(packet):
-    print(packet.meta.drop_reason, packet.meta.vni, packet.layers().udp.destination_port, flush=True)
-    return KEEP
-
-function.run()
-"""
-"""Says which packets were dropped why."""
+PAGE = ROOT / "docs" / "function-processes.md"
 SORTS = """
 import sys
 from droplet_functions import GO_ON, Function
@@ -47,6 +48,19 @@ def handle(packet):
 function.run()
 """
 """Says which flow came by which queue: each has its part of the frames."""
+WAITING = SERVE.replace("Function(sys.argv[1])", "Function(sys.argv[1], wait_for_agent=60)")
+"""Connects again also if the agent ends before it handed anything over."""
+INVALID = """
+import sys
+from droplet_functions import Function, Verdict
+verdict = object.__new__(Verdict)
+for name, value in {"code": 17, "reason": 0, "address": b""}.items():
+    object.__setattr__(verdict, name, value)
+function = Function(sys.argv[1])
+function.on_packet(lambda packet: verdict)
+function.run()
+"""
+"""Answers with a verdict that does not exist."""
 NOWHERE = "224.0.0.9"
 
 
@@ -82,12 +96,14 @@ def published(lab: SystemLab, host: str, one: Function) -> Iterator[str]:
 def test_a_process_sees_packets_that_are_dropped_for_its_reasons_which_change_while_it_runs(
     lab: SystemLab, host: str
 ) -> None:
-    other = process_at("dropped", f"mirror-{host}", reasons=("no_endpoint", "source_address"))
-    wanted = process_at("dropped", f"mirror-{host}", reasons=("multicast",))
-    with published(lab, host, other) as id_, process(lab, host, id_, MIRROR) as one, datagrams() as sockets:
+    other = process_at("dropped", "mirror", reasons=("no_endpoint", "source_address"))
+    wanted = process_at("dropped", "mirror", reasons=("multicast",))
+    code = PAGE.read_text(encoding="utf-8").partition("<!-- example: mirror.py -->\n```python\n")[2].partition("```")[0]
+    with published(lab, host, other) as id_, process(lab, host, id_, code) as one, datagrams() as sockets:
         until_served(lab, host, id_)
-        sender = sockets.socket(lab.inside(f"shop-{host}"), lab.address(f"shop-{host}", 4), SENDING_PORT)
-        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(lab.address(f"shop-{host}", 4)))
+        own = lab.address(f"shop-{host}", 4)
+        sender = sockets.socket(lab.inside(f"shop-{host}"), own, SENDING_PORT)
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(own))
         before = lab.counters(host)["multicast"]
         sender.sendto(b"unseen", (NOWHERE, 7001))
         until(lambda: lab.counters(host)["multicast"] > before, "the drop")
@@ -95,7 +111,8 @@ def test_a_process_sees_packets_that_are_dropped_for_its_reasons_which_change_wh
         start = counted(lab, host, id_)
         sender.sendto(b"seen", (NOWHERE, 7002))
         assert one.stdout is not None
-        assert one.stdout.readline().split() == [str(int(Outcome.MULTICAST)), "1002", "7002"]
+        reason = int(Outcome.MULTICAST)
+        assert one.stdout.readline() == f"reason {reason}, VNI 1002: {own} -> {NOWHERE}, {14 + 20 + 8 + 4} bytes\n"
         grows_to(lab, host, id_, start, packets=1)
         assert f"function {id_}" not in faults(lab, host), "the same process goes on"
 
@@ -153,9 +170,43 @@ def test_a_process_that_stands_still_while_the_agent_is_started_again_is_taken_o
         until(lambda: shop.arrives(b"by it"))
         lab.kill_agent(host)
         started.send_signal(signal.SIGSTOP)
+        unfinished = f"link add fnn77 index {PROCESS_IFINDEX + 77} type veth peer name fnf77"
+        lab.ip(lab.names.droplet(host), *unfinished.split())
         lab.restart_agent(host)
         until(lambda: shop.arrives(b"past it"), "the end of its time")
         open_folders(lab)
         started.send_signal(signal.SIGCONT)
         until_served(lab, host, id_)
-        until(lambda: pairs(lab, host) == 2 and shop.arrives(b"by it again"))
+        until(lambda: pairs(lab, host) == 2 and shop.arrives(b"by it again"), "the end of the pairs of killed agents")
+
+
+@at_hosts
+def test_a_changed_on_fault_reaches_what_a_process_answers(lab: SystemLab, host: str) -> None:
+    one = process_at("from_endpoint", f"invalid-{host}")
+    with published(lab, host, one) as id_, process(lab, host, id_, INVALID), datagrams() as sockets:
+        shop = Shop(lab, host, 4, sockets)
+        until_served(lab, host, id_)
+        until(lambda: shop.arrives(b"open"))
+        put(lab, host, "tenant.one", msgspec.structs.replace(one, on_fault="closed"))
+        until_served(lab, host, id_)
+        before = counted(lab, host, id_)
+        assert not shop.arrives(b"closed")
+        assert grows_to(lab, host, id_, before, faults=1).went_on == 0
+
+
+@at_hosts
+@pytest.mark.parametrize("made", [1, 2, 3])
+def test_an_agent_that_is_killed_while_it_makes_pairs_leaves_none_too_many(
+    lab: SystemLab, host: str, made: int
+) -> None:
+    one = process_at("from_endpoint", f"killed-{host}", queues=3)
+    with published(lab, host, one) as id_, datagrams() as sockets:
+        shop = Shop(lab, host, 4, sockets)
+        with process(lab, host, id_, WAITING):
+            until(lambda: pairs(lab, host) >= made, f"{made} pairs")
+            lab.kill_agent(host)
+            lab.restart_agent(host)
+            open_folders(lab)
+            until_served(lab, host, id_)
+            until(lambda: pairs(lab, host) == 3, "the end of the pairs of the killed agent")
+            until(lambda: shop.arrives(b"by it"))

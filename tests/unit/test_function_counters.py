@@ -78,6 +78,10 @@ def test_counters_and_the_table_say_by_how_many_queues_a_process_is_reached(caps
     assert [(one.queues, one.mode) for one in found.functions] == [(4, "copy"), (0, "")]
     function_tables.traffic([("h1", one) for one in found.functions], wide=True)
     assert "4 (copy)" in capsys.readouterr().out
+    function_tables.processes([("h1", served["app", 1])])
+    assert capsys.readouterr().out.split()[-5:] == ["h1", "app", "from_endpoint", "4", "(copy)"]
+    function_tables.processes([])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_function_that_was_never_measured_has_no_mean() -> None:
