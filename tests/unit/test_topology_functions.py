@@ -108,10 +108,8 @@ def test_a_lab_keeps_the_files_as_they_were_when_it_read_the_topology(folder):
 def test_the_agents_get_the_settings_for_functions(folder):
     topology = parse_topology(f"{TEXT}  - {FULL}\n", "cloud.yaml", files_in(folder))
     written = function_settings(topology, Path("/run/sockets"))
-    assert (
-        '[functions]\nsockets = "/run/sockets"\naccept = ["source", "object", "process"]\nhost_wide = ["function.all"]\n'
-        in written
-    )
+    accept = 'accept = ["source", "object", "process"]\n'
+    assert f'[functions]\nsockets = "/run/sockets"\n{accept}host_wide = ["function.all"]\n' in written
     assert function_settings(parse_topology(TEXT[: TEXT.index("agents:")]), Path("/run/sockets")) == ""
 
 
