@@ -161,11 +161,14 @@ static __always_inline enum outcome hand_to_process(context *ctx, struct frame_s
 /* At dropped, where a process gets the frame itself: it is counted at once, as the process may keep it. */
 static __always_inline int mirror_dropped(context *ctx, struct frame_state *state, __u32 index, __u32 ifindex)
 {
+	struct function_traffic *traffic = function_counters.lookup(&index);
 	bool counted = state->processed;
 	enum outcome outcome = hand_to_process(ctx, state, STAGE_DROPPED, index);
 
 	if (!counted)
 		leave_function(ctx, state, state->outcome, 0);
+	if (traffic && outcome != FUNCTION_HANDED_OVER)
+		traffic->faults += amount_of(ctx, state).packets;
 	return verdict(outcome == FUNCTION_HANDED_OVER ? outcome : state->outcome, ifindex);
 }
 

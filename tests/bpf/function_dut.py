@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 from bpf_dut import ARRIVAL, SLOT, UPLINK, VNI, Dut, Run, XdpAction
 from lab.function_counts import Counted
@@ -61,12 +62,13 @@ def chain(*slots: int) -> int:
 class FunctionDut(Dut):
     """Maps and programs of a host on which functions may run."""
 
+    sockets: ClassVar[Sockets | None] = None
+    """Of all processes and hosts: an interface has one socket, and the kernel takes its time to free it."""
+
     def __init__(self, compiled: CompiledObject, hook: Hook) -> None:
         super().__init__(compiled, hook=hook)
         self._shells = dict(zip(POINTS, compiled.shells, strict=True))
         self._opened: list[int] = []
-        self._sockets: Sockets | None = None
-        """Of all processes: an interface has one socket."""
         self._processes = compiled.processes
         self.maps: dict[tuple[str, int], dict[str, int]] = {}
         """Descriptors of the maps of each function, by point and slot."""
@@ -76,18 +78,18 @@ class FunctionDut(Dut):
         super().close()
 
     def _forget_functions(self) -> None:
-        self.close_sockets()
         for name in ("function_process", "function_answer", "function_socket"):
             self.programs.pop(name, None)
         for fd in self._opened:
             os.close(fd)
         self._opened.clear()
 
-    def close_sockets(self) -> None:
-        """Let other functions have the interface's socket."""
-        if self._sockets is not None:
-            self._sockets.close()
-        self._sockets = None
+    @classmethod
+    def close_sockets(cls) -> None:
+        """Close the sockets before their network namespace is left."""
+        if cls.sockets is not None:
+            cls.sockets.close()
+        cls.sockets = None
 
     def renew(self) -> None:
         super().renew()
@@ -147,10 +149,10 @@ class FunctionDut(Dut):
         own = {map_of(one.name): create_map(one) for one in PROCESS.maps}
         self._opened += own.values()
         if served:
-            if self._sockets is None:
-                self._sockets = Sockets((LOOPBACK,), own[map_of(SOCKETS)], LANES - 1)
+            if FunctionDut.sockets is None:
+                FunctionDut.sockets = Sockets((LOOPBACK,), own[map_of(SOCKETS)], LANES - 1)
             for lane in lanes:
-                bpf.update(own[map_of(SOCKETS)], U32.pack(lane), U32.pack(self._sockets.descriptors[1]))
+                bpf.update(own[map_of(SOCKETS)], U32.pack(lane), U32.pack(FunctionDut.sockets.descriptors[1]))
         flags = map_layout.PROCESS_SERVED if served else 0
         mask = sum(1 << reason for reason in reasons) or map_layout.ALL_REASONS
         entry = map_layout.FunctionProcess((UPLINK,) * queues, 0, 3000, flags, mask)
