@@ -452,7 +452,8 @@ struct function_answer {
 	__u64 token;
 	__u8 verdict;
 	__u8 reason;
-	__u8 pad[6];
+	__u8 pad[2];
+	__u32 slot; /* without a token: of the function endpoint that sends the packet */
 	struct address target;
 };
 

@@ -30,6 +30,8 @@ class Counters:
     """Times that answers had to wait because the TX ring was full."""
     wakeups: int = 0
     """System calls that woke the kernel up."""
+    originated: int = 0
+    """Packets of the function's own, which it sent as a function endpoint."""
     connections: int = 0
     """Hand-overs of sockets by an agent."""
 

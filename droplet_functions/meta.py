@@ -109,6 +109,14 @@ def answered(meta: bytes, verdict: Verdict, packet_length: int) -> bytes:
     return head + verdict.address
 
 
+def originated(endpoint_slot: int, packet_length: int) -> bytes:
+    """Return what stands in front of a packet of a function's own, which a function endpoint sends: it has no token."""
+    return META.pack(
+        *(VERSION, Point.TO_ENDPOINT, Direction.EGRESS, VerdictCode.SEND, 0, 0),
+        *(0, endpoint_slot, META_SIZE, packet_length, 0),
+    )
+
+
 def read_answer(frame: bytes) -> Answer:
     """Return what an answered frame says; ValueError when it is malformed, as the data plane would find."""
     if len(frame) < META_SIZE:

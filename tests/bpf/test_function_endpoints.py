@@ -18,7 +18,7 @@ from agent.core.model.hooks import Hook
 from agent.core.model.map_layout import MapName
 from agent.datapath.bpf.outcomes import Outcome
 from droplet_functions import SEND
-from droplet_functions.meta import META_SIZE, answered
+from droplet_functions.meta import META_SIZE, answered, originated
 
 DROPPED = Outcome.FUNCTION_DROPPED
 FUNCTION_SLOT = 2
@@ -333,3 +333,40 @@ def test_its_process_answers_as_the_endpoint(functions: FunctionDut, interfaces:
             assert run.frame[META_SIZE:] == to_b(source_of(same_host))
             found = functions.answer(answered(run.frame[:META_SIZE], SEND, len(packet)) + packet)
             assert found.outcome is expected
+
+
+def test_its_process_sends_packets_of_its_own(functions: FunctionDut, interfaces: None) -> None:
+    if functions.hook is Hook.TC:
+        pytest.skip("a test run of tc has no metadata")
+    function_endpoint(functions)
+    functions.install_process("to_endpoint", 3)
+    functions.chains("to_endpoint", 3, endpoint=FUNCTION_SLOT)
+    before = functions.endpoint_traffic(FUNCTION_SLOT)
+    for slot, packet, outcome in (
+        (FUNCTION_SLOT, from_b(ttl=64), Outcome.SENT_DIRECT),
+        (FUNCTION_SLOT, from_b(A, ttl=64), Outcome.DELIVERED_SAME_HOST),
+        (FUNCTION_SLOT, from_b(mac=GATEWAY_MAC, ttl=64), Outcome.SENT_DIRECT),
+        (FUNCTION_SLOT, to_b(), Outcome.SOURCE_MAC),
+        (FUNCTION_SLOT, MAC[R] + MAC_B + from_b()[12:26] + p.ip(UNKNOWN) + from_b()[30:], Outcome.SOURCE_ADDRESS),
+        (FUNCTION_SLOT, p.ethernet(b"\xff" * 6, MAC_B, p.ARP, p.arp(MAC_B, B, R)), Outcome.INNER_PROTOCOL),
+        (FUNCTION_SLOT, MAC[R] + MAC_B + bytes(60), Outcome.INNER_PROTOCOL),
+        (SLOT, from_b(), Outcome.FUNCTION_ANSWER),
+        (9999, from_b(), Outcome.FUNCTION_ANSWER),
+    ):
+        assert functions.answer(originated(slot, len(packet)) + packet).outcome is outcome
+    after = functions.endpoint_traffic(FUNCTION_SLOT)
+    assert [now - then for now, then in zip(after, before, strict=True)] == [3, 3, 0, 4]
+    assert functions.counted("to_endpoint", 3).faults == 2
+
+
+@pytest.mark.parametrize("point", ["to_endpoint", "from_endpoint"])
+def test_a_process_that_is_no_function_of_the_endpoint_cannot_send_as_it(
+    functions: FunctionDut, interfaces: None, point: str
+) -> None:
+    if functions.hook is Hook.TC:
+        pytest.skip("a test run of tc has no metadata")
+    function_endpoint(functions, GO_ON)
+    functions.install_process(point, 3)
+    functions.chains(point, 3)  # of another endpoint
+    packet = from_b()
+    assert functions.answer(originated(FUNCTION_SLOT, len(packet)) + packet).outcome is Outcome.FUNCTION_ANSWER

@@ -82,9 +82,9 @@ NAT = source(
 """For a client and a server that know its address alone. Configuration: own, server and client; of IPv4, then IPv6."""
 ASKED = """
 import sys
-from droplet_functions import GO_ON, SEND, Function, rewrite
+from droplet_functions import GO_ON, KEEP, SEND, Function, drop, rewrite
 from droplet_functions.headers import parse
-function = Function(sys.argv[1])
+function = Function(sys.argv[1], own_packets=8)
 others = {4: sys.argv[2], 6: sys.argv[3]}
 
 @function.on_packet
@@ -95,13 +95,16 @@ def handle(packet):
         return GO_ON
     data = packet.data
     source, destination = str(layers.ip.source), str(layers.ip.destination)
-    if data[udp.offset + 8:udp.offset + 13] == b"forge":
+    asked = bytes(data[udp.offset + 8:udp.offset + 13])
+    if asked == b"forge":
         destination = others[layers.ip.version]
     data[0:12] = bytes(data[6:12]) + bytes(data[0:6])
     rewrite.set_source(layers, destination)
     rewrite.set_destination(parse(data), source)
     rewrite.set_source_port(parse(data), udp.destination_port)
     rewrite.set_destination_port(parse(data), udp.source_port)
+    if asked == b"later":
+        return KEEP if function.send(data, packet.meta.endpoint_slot) else drop(1)
     return SEND
 
 function.run()
@@ -187,6 +190,13 @@ def test_its_process_cannot_send_from_another_address(lab: SystemLab, host: str,
     before = lab.counters(host)["source_address"]
     unanswered(lab, f"web-{OTHER[host]}", f"asked-{host}", family, b"forge")
     until(lambda: lab.counters(host)["source_address"] > before)
+
+
+@families
+@at_hosts
+def test_its_process_sends_packets_of_its_own(lab: SystemLab, host: str, family: int) -> None:
+    for asking in (f"web-{OTHER[host]}", f"web-{host}"):
+        echoed(lab, asking, f"asked-{host}", family, b"later, without a token")
 
 
 @families
