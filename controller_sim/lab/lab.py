@@ -132,7 +132,7 @@ class Lab:
             with contextlib.suppress(FileNotFoundError):
                 self.paths.directory.mkdir(parents=True, mode=PASSABLE)
         (self.paths.directory / "functions").mkdir(mode=PASSABLE)
-        for directory in ("logs", "agents", "hosts", "cache", "nats"):
+        for directory in ("logs", "agents", "hosts", "cache"):
             (self.paths.directory / directory).mkdir(mode=0o700)
 
     def add_endpoint_namespaces(self, topology: Topology) -> None:
