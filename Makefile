@@ -37,6 +37,7 @@ lint: setup ## Check style: ruff, clang-format, codespell
 types: setup ## Check types: mypy, strict
 	@.venv/bin/mypy
 	@.venv/bin/mypy tests/states/kernel_port_types.py
+	@.venv/bin/mypy --scripts-are-modules examples/functions/*.py
 
 generated: setup ## Check that generated files are fresh: drop reasons, AsyncAPI, permissions
 	@$(python) tools/generate_outcomes.py --check

@@ -98,7 +98,8 @@
 	X(FUNCTION_DROPPED, "A function dropped it.")                                                                  \
 	X(FUNCTION_FAULT, "The verdict of a function was invalid, or the packet that it changed is unusable.")         \
 	X(FUNCTION_TARGET, "A function sent it to an address that no endpoint of the VPC has on this host.")           \
-	X(FUNCTION_ANSWER, "A function's process answered late, twice, or with malformed metadata.")
+	X(FUNCTION_ANSWER, "A function's process answered late, twice, or with malformed metadata.")                   \
+	X(NO_FUNCTION, "For a function endpoint, and none of its functions answered it, sent it on or took it.")
 
 #define ENUMERATOR(name, sentence) name,
 

@@ -44,6 +44,7 @@ enum stage_verdict {
 	STAGE_DROP = 2,	     /* counted under stage->reason, 0 to 15 */
 	STAGE_SEND_BACK = 3, /* to where it came from; see stage_swap() */
 	STAGE_SEND_TO = 4,   /* as it is to the endpoint of this host and the same VPC with the address stage->target */
+	STAGE_SEND = 5, /* at to_endpoint of a function endpoint: on its way as a packet that this endpoint sends */
 };
 
 enum stage_direction {
@@ -314,40 +315,45 @@ STAGE_INLINE int stage_replace(struct stage *stage, __u32 offset, __be16 value)
 	return 0;
 }
 
-/* Replaces `words` words of an address, and returns the sum of the change. */
-STAGE_INLINE __u16 stage_write_address(__u16 *at, const __u16 *from, int words)
+/*
+ * Replaces `words` words of an address, with the checksums that cover it. The transport's goes first: it shows whether
+ * it is unfinished only while the address is the old one. 0, or -1 and nothing changed.
+ */
+STAGE_INLINE int stage_write_address(const struct stage *stage, __u16 *at, const __u16 *from, int words)
 {
-	__u32 delta = 0;
+	__u32 sum = 0;
+	__u16 delta;
+	int i;
 
-	for (int i = 0; i < words; i++) {
-		delta += (__u16)~at[i] + from[i];
+	for (i = 0; i < words; i++)
+		sum += (__u16)~at[i] + from[i];
+	delta = stage_fold(sum);
+	if (stage_update_transport(stage, delta, 1))
+		return -1;
+	for (i = 0; i < words; i++)
 		at[i] = from[i];
-	}
-	return stage_fold(delta);
+	return words == 2 ? stage_update_ipv4(stage, delta) : 0;
 }
 
 /*
  * Replaces the source address of an IP packet, or with `destination` the other one, with all checksums that cover it.
- * `address` is of the packet's family. 0, or -1 and the packet should be dropped: it is no IP packet, or has a checksum
- * that cannot be updated.
+ * `address` is of the packet's family. 0, or -1 and nothing changed: it is no IP packet, or has a checksum that cannot
+ * be updated.
  */
 STAGE_INLINE int stage_replace_address(struct stage *stage, int destination, const struct stage_address *address)
 {
-	__u16 *frame = stage_frame(stage), delta;
+	__u16 *frame = stage_frame(stage);
+	int wrong = -1;
 
-	if (stage->ethertype == STAGE_IPV4 && (void *)frame + STAGE_IPV4_END <= stage_end(stage)) {
-		delta = stage_write_address(frame + (STAGE_IPV4_FROM + (destination ? 4 : 0)) / 2,
+	if (stage->ethertype == STAGE_IPV4 && (void *)frame + STAGE_IPV4_END <= stage_end(stage))
+		wrong = stage_write_address(stage, frame + (STAGE_IPV4_FROM + (destination ? 4 : 0)) / 2,
 					    (const __u16 *)&address->word[3], 2);
-		if (stage_update_ipv4(stage, delta))
-			return -1;
-	} else if (stage->ethertype == STAGE_IPV6 && (void *)frame + STAGE_IPV6_END <= stage_end(stage)) {
-		delta = stage_write_address(frame + (STAGE_IPV6_FROM + (destination ? 16 : 0)) / 2,
+	else if (stage->ethertype == STAGE_IPV6 && (void *)frame + STAGE_IPV6_END <= stage_end(stage))
+		wrong = stage_write_address(stage, frame + (STAGE_IPV6_FROM + (destination ? 16 : 0)) / 2,
 					    (const __u16 *)address->word, 8);
-	} else {
-		return -1;
-	}
-	stage->changed = 1;
-	return stage_update_transport(stage, delta, 1);
+	if (!wrong)
+		stage->changed = 1;
+	return wrong;
 }
 
 /* Exchanges `words` words with those that follow them. */

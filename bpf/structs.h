@@ -36,6 +36,7 @@ struct endpoint {
 #define INTERFACE_PINNED      1U /* its network reaches others only through a divider */
 #define INTERFACE_STAGES_FROM 2U /* endpoint_stages has a chain for what it sends */
 #define INTERFACE_STAGES_TO   4U /* endpoint_stages has a chain for what it receives */
+#define INTERFACE_FUNCTION    8U /* a function endpoint: there is no interface, its packets are its functions' */
 
 /* interfaces: slot -> the local endpoint on that interface. Unused if vni is 0. Written by the agent. */
 struct interface {
@@ -383,8 +384,8 @@ struct options {
  * CPU runs all programs of one frame before it starts the next frame.
  *
  * new_state() in state.h sets `called` and `length`, and clears what some paths read without writing it first:
- * packet.length and packet.kind, which say whether there is an IP packet, and `tunnel` from `headers` to `attempt`. The
- * rest still holds values of the previous frame, and every path writes it before reading it:
+ * packet.length and packet.kind, which say whether there is an IP packet, `tunnel` from `headers` to `attempt`, and
+ * `sent`. The rest still holds values of the previous frame, and every path writes it before reading it:
  *
  * - packet.from, to, tos and ttl: read_packet(), if it returns CONTINUE; from and to also by arp_from_endpoint();
  * - tunnel.peer.address, vni and origin: for a frame from the underlay read_outer() and parse_udp(), or they drop it;
@@ -420,7 +421,8 @@ struct frame_state {
 	__u32 sends;	/* stages: an enum stage_verdict for the program that continues; 0: go on */
 	__u8 on_path;	/* from a tunnel: the inner sender is known to be at the peer */
 	__u8 processed; /* a process had it: its length may have changed; at dropped, it is counted */
-	__u8 rest[2];
+	__u8 sent;	/* a function endpoint sends it: rx_ifindex stands for that endpoint */
+	__u8 rest;
 	__u32 rx_ifindex; /* handed over to a process: where the frame was received */
 	__u32 answers; /* handed over to a process: how many answers it may still give, more than 1 for GSO packets */
 	__u64 stage[STAGE_WORDS]; /* stages: struct stage behind its pointers, see lib/stages.h */
@@ -450,7 +452,8 @@ struct function_answer {
 	__u64 token;
 	__u8 verdict;
 	__u8 reason;
-	__u8 pad[6];
+	__u8 pad[2];
+	__u32 slot; /* without a token: of the function endpoint that sends the packet */
 	struct address target;
 };
 

@@ -100,6 +100,7 @@ static __always_inline bool read_answer(struct xdp_md *ctx, struct function_answ
 	answer->token = meta->token;
 	answer->verdict = meta->verdict;
 	answer->reason = meta->user_reason;
+	answer->slot = meta->endpoint_slot;
 	if (answer->verdict == FUNCTION_SEND_TO) {
 		front += FUNCTION_ADDRESS_SIZE;
 		if ((void *)(target + 1) > frame_end(ctx))

@@ -38,11 +38,12 @@ from droplet_functions.headers import Ip, Layers, Transport, parse
 from droplet_functions.meta import Direction, Meta, Point
 from droplet_functions.packet import Packet
 from droplet_functions.replay import Replayed
-from droplet_functions.verdict import GO_ON, KEEP, SEND_BACK, Verdict, VerdictCode, drop, send_to
+from droplet_functions.verdict import GO_ON, KEEP, SEND, SEND_BACK, Verdict, VerdictCode, drop, send_to
 
 __all__ = [
     "GO_ON",
     "KEEP",
+    "SEND",
     "SEND_BACK",
     "BarrierError",
     "Batch",

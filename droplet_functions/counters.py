@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 class Counters:
     """Packets and events since the function was made.
 
-    received = go_on + drop + send_back + send_to + keep + those without a verdict yet. A packet whose handler failed
-    counts under `handler_errors` and under the verdict that it got instead.
+    received = go_on + drop + send_back + send_to + send + keep + those without a verdict yet. A packet whose handler
+    failed counts under `handler_errors` and under the verdict that it got instead.
     """
 
     received: int = 0
@@ -18,6 +18,7 @@ class Counters:
     drop: int = 0
     send_back: int = 0
     send_to: int = 0
+    send: int = 0
     keep: int = 0
     handler_errors: int = 0
     """Packets whose handler raised, or gave no verdict."""
@@ -29,6 +30,8 @@ class Counters:
     """Times that answers had to wait because the TX ring was full."""
     wakeups: int = 0
     """System calls that woke the kernel up."""
+    originated: int = 0
+    """Packets of the function's own, which it sent as a function endpoint."""
     connections: int = 0
     """Hand-overs of sockets by an agent."""
 

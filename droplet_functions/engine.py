@@ -45,12 +45,13 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user chose; seconds."""
+    """What the user chose; seconds. `own_packets`: frames of each queue that are kept for packets of its own."""
 
     batch: int
     reconnect: bool
     wait_for_agent: float
     stop_within: float
+    own_packets: int = 0
 
 
 Batch = tuple[Packet, ...]
@@ -118,6 +119,11 @@ class Engine:
         if self._asked is not None:
             (queue, packets), self._asked = self._asked, None
             queue.answer(packets)
+
+    def originate(self, head: bytes, packet: bytes | bytearray | memoryview) -> bool:
+        """Send a packet of the function's own behind its metadata; False if that is impossible now."""
+        found = [] if self._session is None else self._session.queues.values()
+        return any(queue.originate(head, packet) for queue in found)
 
     def queues(self) -> list[Queue]:
         """Return the queues that are served now."""
@@ -195,6 +201,8 @@ class Engine:
     def _start(self, offer: Handover, descriptors: tuple[int, ...], now: float) -> None:
         self._let_go_of_same(descriptors)
         made = Session(offer, descriptors, self._barriers, self._counters)
+        for queue in made.queues.values():
+            queue.kept = min(self._options.own_packets, queue.frames.count // 2)
         if self._session is not None:
             self._leave(self._session, now)
         self._session = made

@@ -18,7 +18,7 @@ from droplet_functions.channel import default_path
 from droplet_functions.counters import Counters
 from droplet_functions.engine import Batch, Engine, Options
 from droplet_functions.handlers import BatchHandler, Handlers, PacketHandler
-from droplet_functions.meta import Meta
+from droplet_functions.meta import Meta, originated
 from droplet_functions.replay import Replayed, replay
 from droplet_functions.verdict import GO_ON, Verdict
 
@@ -35,6 +35,7 @@ class Function:
     - `on_error`: the verdict of packets whose handler fails.
     - `batch`: packets that are handled at once, at most.
     - `reconnect`: connect again when the agent is restarted; else its end is the function's.
+    - `own_packets`: frames of each queue that are kept for packets that `send` makes.
     - `wait_for_agent`: seconds to wait for the agent at the start. `stop_within`: seconds to wait for it, and for
       answers to be sent, at the end.
     """
@@ -47,6 +48,7 @@ class Function:
         on_error: Verdict = GO_ON,
         batch: int = 64,
         reconnect: bool = True,
+        own_packets: int = 0,
         wait_for_agent: float = 0.0,
         stop_within: float = 1.0,
     ) -> None:
@@ -57,7 +59,7 @@ class Function:
         self.name = name
         self.counters = Counters()
         self._socket = Path(socket) if socket is not None else None
-        self._options = Options(batch, reconnect, wait_for_agent, stop_within)
+        self._options = Options(batch, reconnect, wait_for_agent, stop_within, own_packets)
         self._handlers = Handlers(name, on_error, self.counters)
         self._engine: Engine | None = None
         self._batch: Batch | None = None
@@ -78,6 +80,14 @@ class Function:
         self._stopped = True
         if self._engine is not None:
             self._engine.request_stop()
+
+    def send(self, packet: bytes | bytearray | memoryview, endpoint_slot: int) -> bool:
+        """Send a packet, from its Ethernet header on, as the function endpoint whose packets have this `endpoint_slot`.
+
+        From a handler, or in asyncio. Returns False if it cannot be sent now: no sockets yet, no free frame
+        (`own_packets`), or longer than a frame holds.
+        """
+        return self._engine is not None and self._engine.originate(originated(endpoint_slot, len(packet)), packet)
 
     def run(self) -> None:
         """Serve until the end. NoAgentError or RefusedError when it cannot begin, HandoverError or RingError later."""

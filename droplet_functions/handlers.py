@@ -88,7 +88,7 @@ class Handlers:
 
     def _log_not_a_verdict(self, value: object) -> None:
         if self._is_new(type(value), "verdict"):
-            advice = "return one, or set packet.verdict in batches: GO_ON, SEND_BACK, KEEP, drop(), send_to()"
+            advice = "return one, or set packet.verdict in batches: GO_ON, SEND_BACK, SEND, KEEP, drop(), send_to()"
             log.error("handler_failed function=%s reason=%r is no verdict: %s", self._name, value, advice)
 
     def _is_new(self, *kind: object) -> bool:

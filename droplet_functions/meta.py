@@ -19,6 +19,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
+from droplet_functions.drop_reasons import DROP_REASONS
 from droplet_functions.verdict import Verdict, VerdictCode
 
 VERSION = 1
@@ -63,6 +64,11 @@ class Meta(NamedTuple):
     drop_reason: int = 0
     token: int = 0
 
+    @property
+    def drop_reason_name(self) -> str:
+        """The name of `drop_reason`, as telemetry has it; its number in digits if this library does not know it."""
+        return DROP_REASONS.get(self.drop_reason, str(self.drop_reason))
+
     def pack(self, packet_length: int, packet_offset: int = META_SIZE) -> bytes:
         """Return the struct as the data plane writes it, without a verdict."""
         return META.pack(
@@ -103,6 +109,14 @@ def answered(meta: bytes, verdict: Verdict, packet_length: int) -> bytes:
     return head + verdict.address
 
 
+def originated(endpoint_slot: int, packet_length: int) -> bytes:
+    """Return what stands in front of a packet of a function's own, which a function endpoint sends: it has no token."""
+    return META.pack(
+        *(VERSION, Point.TO_ENDPOINT, Direction.EGRESS, VerdictCode.SEND, 0, 0),
+        *(0, endpoint_slot, META_SIZE, packet_length, 0),
+    )
+
+
 def read_answer(frame: bytes) -> Answer:
     """Return what an answered frame says; ValueError when it is malformed, as the data plane would find."""
     if len(frame) < META_SIZE:
@@ -110,7 +124,7 @@ def read_answer(frame: bytes) -> Answer:
     version, _, _, code, reason, _, _, _, offset, length, _ = META.unpack_from(frame)
     if version != VERSION:
         raise ValueError(f"metadata of version {version}, expected {VERSION}")
-    if code not in (VerdictCode.GO_ON, VerdictCode.DROP, VerdictCode.SEND_BACK, VerdictCode.SEND_TO):
+    if code in (VerdictCode.NONE, VerdictCode.KEEP) or code not in iter(VerdictCode):
         raise ValueError(f"verdict {code} is not one that a function may answer")
     expected = META_SIZE + (ADDRESS_SIZE if code == VerdictCode.SEND_TO else 0)
     if offset != expected or offset + length != len(frame):

@@ -15,7 +15,7 @@ from droplet_functions.verdict import Verdict, VerdictCode
 
 ROOM = 256
 """Bytes of room at either end of a replayed packet, as frames of the kernel have in front."""
-_LEAVES = (VerdictCode.GO_ON, VerdictCode.SEND_BACK, VerdictCode.SEND_TO)
+_LEAVES = (VerdictCode.GO_ON, VerdictCode.SEND_BACK, VerdictCode.SEND_TO, VerdictCode.SEND)
 
 
 class Replayed(NamedTuple):

@@ -27,6 +27,27 @@ def set_destination(layers: Layers, address: Address) -> None:
     _set_address(layers, ip, 16 if ip.version == 4 else 24, address, pseudo=ip.final_destination)
 
 
+def swap(layers: Layers) -> None:
+    """Exchange source and destination of Ethernet, IP, and TCP or UDP: what was received becomes its answer.
+
+    No checksum changes. HeaderError for a packet that is not IP, or with a routing header.
+    """
+    ip, data = _ip(layers), layers.data
+    if not ip.final_destination:
+        raise HeaderError("the packet has a routing header: its destination is not where its answer comes from")
+    _exchange(data, 0, 6)
+    _exchange(data, ip.offset + (12 if ip.version == 4 else 8), 4 if ip.version == 4 else 16)
+    if layers.transport is not None and layers.transport.protocol in (TCP, UDP):
+        _exchange(data, layers.transport.offset, 2)
+
+
+def _exchange(data: memoryview, at: int, size: int) -> None:
+    """Exchange two fields of the same size that follow each other."""
+    first = data[at : at + size].tobytes()
+    data[at : at + size] = data[at + size : at + 2 * size]
+    data[at + size : at + 2 * size] = first
+
+
 def set_ttl(layers: Layers, value: int) -> None:
     """Change the TTL or hop limit (0 to 255)."""
     ip = _ip(layers)

@@ -1,4 +1,4 @@
-"""What is to become of a packet: go on, drop, send back, send to another endpoint, keep."""
+"""What is to become of a packet: go on, drop, send back, send to another endpoint, send as the endpoint, keep."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ class VerdictCode(IntEnum):
     DROP = 2
     SEND_BACK = 3
     SEND_TO = 4
+    SEND = 5
     KEEP = 255
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A verdict; make one with `drop` or `send_to`, or use GO_ON, SEND_BACK or KEEP.
+    """A verdict; make one with `drop` or `send_to`, or use GO_ON, SEND_BACK, SEND or KEEP.
 
     `reason` is the user's, for drops. `address` has 16 bytes, an IPv4 address mapped into IPv6, for SEND_TO.
     """
@@ -35,7 +36,7 @@ class Verdict:
     def __post_init__(self) -> None:
         """Raise ValueError for what the data plane would not accept: `drop` and `send_to` make what it does."""
         if not isinstance(self.code, VerdictCode) or self.code is VerdictCode.NONE:
-            raise ValueError(f"{self.code!r} is no verdict: use GO_ON, SEND_BACK, KEEP, drop() or send_to()")
+            raise ValueError(f"{self.code!r} is no verdict: use GO_ON, SEND_BACK, SEND, KEEP, drop() or send_to()")
         if not 0 <= self.reason <= (MAX_REASON if self.code == VerdictCode.DROP else 0):
             raise ValueError(f"{self.code.name} with reason {self.reason}: drops have one, from 0 to {MAX_REASON}")
         if len(self.address) != (16 if self.code == VerdictCode.SEND_TO else 0):
@@ -61,6 +62,8 @@ GO_ON = Verdict(VerdictCode.GO_ON)
 """The pipeline continues with the packet, as changed."""
 SEND_BACK = Verdict(VerdictCode.SEND_BACK)
 """The packet returns to where it came from. Swapping its addresses is the function's task."""
+SEND = Verdict(VerdictCode.SEND)
+"""At a function endpoint: the packet leaves as one that this endpoint sends, from its addresses alone."""
 KEEP = Verdict(VerdictCode.KEEP)
 """The function has taken the packet: the data plane gets no answer, and the frame is used again."""
 

@@ -57,9 +57,11 @@ class Queue:
         wake: Wake,
     ) -> None:
         self.frames, self.rings, self._counters, self._wake = frames, rings, counters, wake
-        self._umem = umem
+        self._umem, self._longest = umem, longest
         self.receives = True
         """Whether the kernel is given frames to receive into."""
+        self.kept = 0
+        """Free frames that the kernel is not given to receive into: they are for packets of the function's own."""
         first, size = frames.first, frames.size
         self._packets = [Packet(umem, (first + index) * size, size, longest) for index in range(frames.count)]
         self._waiting: deque[tuple[int, int]] = deque()
@@ -92,7 +94,8 @@ class Queue:
 
     def refill(self) -> None:
         """Give free frames to the kernel to receive into."""
-        if self.receives and self.frames.free and (addresses := self.frames.take_free(self.rings.fill.room())):
+        spare = len(self.frames.free) - self.kept
+        if self.receives and spare > 0 and (addresses := self.frames.take_free(min(spare, self.rings.fill.room()))):
             self.rings.fill.push(addresses)
             if self.rings.fill.needs_wakeup:
                 self._wake.receive()
@@ -155,12 +158,28 @@ class Queue:
         if words:
             self._wake.send()
 
+    def originate(self, head: bytes, packet: bytes | bytearray | memoryview) -> bool:
+        """Send a packet of the function's own behind its metadata; False if no frame is free or it is too long."""
+        self.reap()
+        length = len(head) + len(packet)
+        if not self.frames.free or len(packet) > self._longest or length > self.frames.size:
+            return False
+        number = self.frames.free.pop()
+        address = number * self.frames.size
+        self._umem[address : address + length] = head + bytes(packet)
+        self.frames.put(number, WAITING)
+        self._waiting.append((address, length))
+        self._counters.originated += 1
+        self.flush()
+        return True
+
     def _count(self, tally: list[int]) -> None:
         counters = self._counters
         counters.go_on += tally[VerdictCode.GO_ON]
         counters.drop += tally[VerdictCode.DROP]
         counters.send_back += tally[VerdictCode.SEND_BACK]
         counters.send_to += tally[VerdictCode.SEND_TO]
+        counters.send += tally[VerdictCode.SEND]
         counters.keep += tally[VerdictCode.KEEP]
 
     def flush(self) -> None:

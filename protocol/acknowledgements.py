@@ -67,4 +67,4 @@ class Acknowledgement(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def is_preliminary(self) -> bool:
         """Return whether another acknowledgement of this revision follows as soon as its programs were checked."""
-        return self.state is State.PENDING and any(error.code is ErrorCode.UNJUDGED for error in self.errors)
+        return self.state is State.PENDING and any(error.code is ErrorCode.UNCHECKED for error in self.errors)

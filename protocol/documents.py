@@ -95,14 +95,24 @@ class Network(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
     routing: Literal["direct", "divider"] = "direct"
 
 
-class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """Where an endpoint's interface appears on its host.
+class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What an endpoint is attached to on its host.
 
-    `namespace` is a name under /run/netns, an absolute path, or a process id in decimal digits.
+    `kind` `veth`: the agent makes an interface in a network namespace. `namespace`, which is required then, is a name
+    under /run/netns, an absolute path, or a process id in decimal digits. `kind` `function`: a function endpoint, whose
+    packets go to its functions at `to_endpoint`; it has no interface, so no other field is allowed.
     """
 
-    namespace: Annotated[str, msgspec.Meta(pattern=r"^(/[^\x00]+|[A-Za-z0-9][A-Za-z0-9._-]*)$(?!\n)", max_length=255)]
+    namespace: Annotated[
+        str, msgspec.Meta(pattern=r"^(/[^\x00]+|[A-Za-z0-9][A-Za-z0-9._-]*)$(?!\n)", max_length=255)
+    ] = ""
     interface: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$(?!\n)")] = "eth0"
+    kind: Literal["veth", "function"] = "veth"
+
+    @property
+    def is_function(self) -> bool:
+        """Whether the endpoint is a function endpoint."""
+        return self.kind == "function"
 
 
 class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):

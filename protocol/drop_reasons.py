@@ -59,4 +59,5 @@ DROP_REASONS = (
     "function_fault",
     "function_target",
     "function_answer",
+    "no_function",
 )

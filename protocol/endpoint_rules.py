@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from protocol.addresses import MAC_PATTERN, parse_host_address, parse_mac
-from protocol.documents import NAME_PATTERN, Endpoint
+from protocol.documents import NAME_PATTERN, Attachment, Endpoint
 from protocol.errors import ErrorCode, FieldError
 
 _NAME = re.compile(NAME_PATTERN)
@@ -24,6 +24,7 @@ def check_endpoints(endpoints: tuple[Endpoint, ...]) -> list[FieldError]:
         *_repeated_ids(endpoints),
         *_repeated_families(endpoints),
         *_wrong_addresses(endpoints),
+        *_wrong_attachments(endpoints),
     ]
 
 
@@ -45,6 +46,7 @@ def _are_sound(endpoints: tuple[Endpoint, ...]) -> bool:
         and len(set(ids)) == len(ids)
         and len(set(addresses)) == len(addresses)
         and not any(map(_is_of_one_family, endpoints))
+        and not any(map(_fault_of, {endpoint.attachment for endpoint in endpoints}))
     )
 
 
@@ -122,3 +124,26 @@ def _wrong_addresses(endpoints: tuple[Endpoint, ...]) -> Iterator[FieldError]:
             if first != index or endpoint.addresses.index(address) != position:
                 message = f"{address} is that of endpoints[{first}] already"
                 yield FieldError(path, ErrorCode.DUPLICATE, message)
+
+
+def _fault_of(attachment: Attachment | None) -> tuple[str, ErrorCode, str] | None:
+    """Return the field of an attachment that is missing or too much, the error and what to do; None for a valid one."""
+    if attachment is None:
+        return None
+    if not attachment.is_function:
+        missing = "name the network namespace in which the interface appears, or set kind to function"
+        return None if attachment.namespace else ("", ErrorCode.MISSING_FIELD, f"namespace is missing: {missing}")
+    if attachment.namespace:
+        message = "a function endpoint has no interface: leave namespace out, or set kind to veth"
+        return ".namespace", ErrorCode.INVALID, message
+    if attachment != Attachment(kind="function"):
+        message = "a function endpoint has no interface: leave its name out, or set kind to veth"
+        return ".interface", ErrorCode.INVALID, message
+    return None
+
+
+def _wrong_attachments(endpoints: tuple[Endpoint, ...]) -> Iterator[FieldError]:
+    for index, endpoint in enumerate(endpoints):
+        if (fault := _fault_of(endpoint.attachment)) is not None:
+            field, code, message = fault
+            yield FieldError(f"endpoints[{index}].attachment{field}", code, message)

@@ -28,7 +28,7 @@ class ErrorCode(StrEnum):
     DISABLED = "disabled"
     """The host's settings turn off what the field asks for; the message names the setting."""
     TOO_LARGE = "too_large"
-    UNJUDGED = "unjudged"
+    UNCHECKED = "unchecked"
     """The host is still finding out whether it can run the program. Only pending documents have this code."""
     WRONG_SUBJECT = "wrong_subject"
     """The message names no subject, or not the one under which the stream holds it."""

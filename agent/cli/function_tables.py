@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from agent.cli.output import table
+from agent.cli.output import folded, table
 from protocol.rpc import FieldValue, FunctionLogReply, FunctionMap, FunctionMapEntry, MapValue
 from protocol.status import FunctionTraffic, ServedFunction
 
@@ -115,8 +115,10 @@ def logs(found: Mapping[str, FunctionLogReply]) -> None:
 def _log_lines(host: str, item: FunctionLogReply) -> Iterator[str]:
     yield f"{host}: document {item.document}, revision {item.revision}, at {item.point}"
     yield from _block("installed", item.installed, "nothing is installed")
-    yield from _block("refused", item.refused, "the newest revision's program is not refused")
+    yield from _block(
+        "refused", item.refused, "no program of the newest revision (dropletctl get documents shows its state)"
+    )
 
 
 def _block(title: str, text: str, empty: str) -> Iterable[str]:
-    return (f"{title}:", *(f"  {line}" for line in text.splitlines())) if text else (f"{title}: {empty}",)
+    return (f"{title}:", *folded(text, "  ")) if text else folded(f"{title}: {empty}", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,16 @@ def machine(value: Any, style: str) -> str:
     if style == "json":
         return json.dumps(value, indent=2) + "\n"
     return "\n".join(_yaml(value, "")) + "\n"
+
+
+def folded(text: str, indent: str) -> list[str]:
+    """Return the lines of a text, indented, and folded between words on a terminal; piped lines stay as they are."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        return [f"{indent}{line}" for line in text.splitlines()]
+    further = f"{indent}    "
+    wrapper = textwrap.TextWrapper(console.width, indent, further, break_long_words=False, break_on_hyphens=False)
+    return [one for line in text.splitlines() for one in wrapper.wrap(line) or [""]]
 
 
 def table(

@@ -32,7 +32,10 @@ GROUPS = tuple(
         ("other", frozenset[outcomes.Outcome]()),
     )
 )
-NO_ROUTE = {"outside_vpc": "the address is in no network of the VPC"}
+NO_ROUTE = {
+    "outside_vpc": "the address is in no network of the VPC",
+    "no_address": "the endpoint has no address of this family",
+}
 """Reasons of a reply in words for people."""
 NO_TIMES: Mapping[tuple[str, str], float] = MappingProxyType({})
 UNCOUNTED = (
@@ -251,7 +254,7 @@ def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
     through = ", then ".join(f"{one.function} at {one.point}" for one in answer.functions)
     functions = f"; functions: {through}" if through else ""
     if answer.route == "none":
-        return f"{endpoint} -> {destination}: no route: {NO_ROUTE.get(answer.reason, answer.reason)}{functions}"
+        return f"{endpoint} -> {destination}: no route: {_no_route(answer.reason)}{functions}"
     parts = [answer.route.replace("_", " ")]
     if answer.hosts:
         parts.append("to " + " or ".join(_hosts(answer)))
@@ -260,6 +263,12 @@ def path_line(endpoint: str, destination: str, answer: PathReply) -> str:
     if answer.learnt:
         parts.append("learnt" if answer.age is None else f"learnt, confirmed {answer.age:.1f} s ago")
     return f"{endpoint} -> {destination}: {', '.join(parts)}{functions}"
+
+
+def _no_route(reason: str) -> str:
+    """Return in words why there is no route. Most reasons are those for which the data plane drops packets."""
+    outcome = outcomes.Outcome.__members__.get(reason.upper())
+    return NO_ROUTE.get(reason, f"{reason}: {outcomes.SENTENCES[outcome]}" if outcome else reason)
 
 
 def _hosts(answer: PathReply) -> list[str]:

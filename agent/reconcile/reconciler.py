@@ -16,7 +16,6 @@ import structlog
 from agent.core.config.delivery import Delivery
 from agent.core.config.desired_state import Desired
 from agent.core.model.desired_entries import DesiredEntries
-from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.plan.actions import Action, EnsureVeth, Failure
 from agent.core.plan.attribution import excluding, kernel_failure
 from agent.core.plan.diff import KernelDiff
@@ -326,9 +325,8 @@ class Reconciler:
             examined |= change.affected
             self._in_progress = {*(self._in_progress or ()), *change.affected}
             self._record(change.affected)
-            for endpoint in change.after.veths.keys() - change.before.veths.keys():
-                slot = change.after.veths[endpoint].ifindex - IFINDEX_BASE
-                if slots.get(endpoint) != slot:  # otherwise its interface is only put again, and its counters continue
+            if self.desired.resolved.slots is not slots:
+                for slot in set(self.desired.resolved.slots.values()).difference(slots.values()):
                     self._kernel.clear_endpoint_counters(slot)
             for place, index in self.desired.resolved.stage_indexes.items():
                 if indexes.get(place) != index:

@@ -195,7 +195,7 @@ class Queries:
         documents = self._desired.documents
         owner = self._desired.owner_of_veth(id_)
         held = documents.entries[owner].in_force if owner else None
-        if held is None or id_ not in self._desired.veths:
+        if held is None or id_ not in self._desired.resolved.local_slots():
             raise RpcError(404, f"endpoint {id_!r} is not on this host")
         return next(endpoint for endpoint in held.document().endpoints if endpoint.id == id_)
 

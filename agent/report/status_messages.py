@@ -12,7 +12,6 @@ from agent.core.config.desired_state import Desired
 from agent.core.config.truncation import first, listed
 from agent.core.functions.stages import Point
 from agent.core.kinds import catalogue
-from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.hooks import Hook
 from agent.core.model.resolved_state import ResolvedState
 from agent.core.model.uplinks import Uplink
@@ -158,7 +157,7 @@ def _object_counts(desired: Desired) -> ObjectCounts:
     counted = {
         kind.name: desired.count(kind) for kind in catalogue.KINDS if kind.name in ObjectCounts.__struct_fields__
     }
-    return ObjectCounts(**counted, local_endpoints=len(desired.veths))
+    return ObjectCounts(**counted, local_endpoints=len(desired.resolved.local_slots()))
 
 
 def unresolved_next_hops(unresolved: Iterable[Unresolved]) -> tuple[UnresolvedNextHops, ...]:
@@ -268,4 +267,4 @@ def peer_path(droplet: str, by: str, view: View, elapsed: float) -> PeerPath:
 
 def slots(desired: Desired) -> dict[str, int]:
     """Return the slot of each endpoint on this host."""
-    return {id_: veth.ifindex - IFINDEX_BASE for id_, veth in desired.veths.items()}
+    return desired.resolved.local_slots()

@@ -143,6 +143,12 @@ static __always_inline bool may_need_offloads(const struct egress *egress)
 	return HAS_GSO && egress->packet->kind && (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP);
 }
 
+/* The frame; one that a function endpoint sends may still have the outer headers with which it came. */
+static __always_inline void *sent_frame(context *ctx, const struct egress *egress)
+{
+	return STAGES ? (void *)inner_frame(ctx, egress->state) : frame_start(ctx);
+}
+
 /* Encapsulates the frame and sends it to tunnel.peer. */
 static __always_inline enum outcome send_out(context *ctx, const struct interface *sender, struct egress *egress,
 					     enum outcome sent, __u32 *tx_ifindex)
@@ -172,9 +178,11 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 		return EXCEEDS_MTU;
 	*tx_ifindex = egress->local->tx_ifindex;
 	if (ipv6 && !omits_checksum(egress->local, hop)) {
-		take_inner(frame_start(ctx), frame_end(ctx), tunnel->length, egress->packet, egress->transport, &inner);
+		take_inner(sent_frame(ctx, egress), frame_end(ctx), tunnel->length, egress->packet, egress->transport,
+			   &inner);
 		if (HAS_GSO && inner.unread)
-			take_unfinished(frame_start(ctx), frame_end(ctx), egress->packet, egress->transport, &inner);
+			take_unfinished(sent_frame(ctx, egress), frame_end(ctx), egress->packet, egress->transport,
+					&inner);
 	}
 	return send(ctx, egress->local, tunnel, hop, &inner, may_need_offloads(egress), sent);
 }
@@ -196,7 +204,7 @@ static __always_inline enum outcome follow_route(context *ctx, const struct inte
 static __always_inline enum outcome run_functions(context *ctx, const struct interface *sender, struct egress *egress)
 {
 #if STAGES
-	__u32 chain = endpoint_chain(sender, ingress_ifindex(ctx), INTERFACE_STAGES_FROM);
+	__u32 chain = endpoint_chain(sender, source_ifindex(ctx, egress->state), INTERFACE_STAGES_FROM);
 
 	egress->state->flow = egress->flow;
 	if (chain)

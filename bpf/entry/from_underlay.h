@@ -21,17 +21,18 @@
 static __always_inline enum outcome parse_inner(context *ctx, struct frame_state *state)
 {
 	struct tunnel *tunnel = &state->tunnel;
-	struct ethhdr *ethernet = frame_start(ctx) + bounded(tunnel->headers, MAX_HEADERS);
+	struct ethhdr *ethernet = inner_frame(ctx, state);
+	void *end = inner_end(ctx);
 	enum outcome outcome;
 
 	tunnel->longest = tunnel->length;
-	if ((void *)(ethernet + 1) > frame_end(ctx))
+	if ((void *)(ethernet + 1) > end)
 		return MALFORMED_GENEVE;
-	outcome = unknown_scalar(read_packet(ethernet, frame_end(ctx), tunnel->length, tunnel->vni, &state->packet));
+	outcome = unknown_scalar(read_packet(ethernet, end, tunnel->length, tunnel->vni, &state->packet));
 	if (outcome != CONTINUE)
 		return outcome;
-	outcome = unknown_scalar(find_transport(ethernet, frame_end(ctx), &state->packet, &state->transport));
-	if (set_segments(ctx, ethernet, frame_end(ctx), state) != CONTINUE)
+	outcome = unknown_scalar(find_transport(ethernet, end, &state->packet, &state->transport));
+	if (set_segments(ctx, ethernet, end, state) != CONTINUE)
 		return GSO_PACKET;
 	/* Droplets check extension headers at the sender, VXLAN peers do not. */
 	return VXLAN_PORT && tunnel->flags & TUNNEL_VXLAN ? outcome : CONTINUE;
@@ -225,7 +226,7 @@ static __always_inline enum outcome deliver_to(context *ctx, struct frame_state 
 
 	if (chain) {
 		state->receiver = ifindex;
-		return call_chain(ctx, state, STAGE_TO_ENDPOINT, chain, DELIVERED);
+		return call_to_endpoint(ctx, state, receiver, chain, DELIVERED);
 	}
 #endif
 	return deliver(ctx, state, receiver, ifindex, DELIVERED);
@@ -289,6 +290,8 @@ static __always_inline enum outcome hand_over(context *ctx, const struct interfa
 {
 	struct ethhdr *ethernet = frame_start(ctx);
 
+	if (is_function_endpoint(receiver)) /* closed: none of its functions took it */
+		return NO_FUNCTION;
 	if ((void *)(ethernet + 1) > frame_end(ctx))
 		return MALFORMED_INNER;
 	rewrite_ethernet(ethernet, receiver);
@@ -308,7 +311,7 @@ static __always_inline enum outcome deliver_same_host(context *ctx, const struct
 	__u32 chain = endpoint_chain(receiver, ifindex, INTERFACE_STAGES_TO);
 
 	if (chain)
-		return call_chain(ctx, state, STAGE_TO_ENDPOINT, chain, DELIVERED_SAME_HOST);
+		return call_to_endpoint(ctx, state, receiver, chain, DELIVERED_SAME_HOST);
 #endif
 	return hand_over(ctx, receiver, state, ifindex, DELIVERED_SAME_HOST);
 }

@@ -83,10 +83,19 @@ static __always_inline void *packet_start(context *ctx, const struct frame_state
 	return frame_start(ctx) + bounded(state->tunnel.headers, MAX_HEADERS);
 }
 
-static __always_inline bool is_valid_verdict(__u32 verdict, enum stage_point point)
+static __always_inline bool is_for_function_endpoint(const struct frame_state *state)
+{
+	struct interface *receiver = find_interface(state->receiver);
+
+	return receiver && is_function_endpoint(receiver);
+}
+
+static __always_inline bool is_valid_verdict(const struct frame_state *state, __u32 verdict, enum stage_point point)
 {
 	if (point == STAGE_DROPPED)
 		return verdict == STAGE_GO_ON;
+	if (verdict == STAGE_SEND)
+		return point == STAGE_TO_ENDPOINT && is_for_function_endpoint(state);
 	if (verdict == STAGE_SEND_TO)
 		return point != STAGE_PASSED;
 	return verdict == STAGE_GO_ON || verdict == STAGE_DROP || verdict == STAGE_SEND_BACK;
@@ -100,7 +109,7 @@ static __always_inline void count_verdict(struct function_traffic *traffic, __u3
 		traffic->dropped += amount.packets;
 	else if (verdict == STAGE_SEND_BACK)
 		traffic->sent_back += amount.packets;
-	else if (verdict == STAGE_SEND_TO)
+	else if (verdict == STAGE_SEND_TO || verdict == STAGE_SEND)
 		traffic->sent_to += amount.packets;
 	else
 		traffic->faults += amount.packets;
@@ -196,7 +205,7 @@ static __always_inline int process_function(context *ctx, enum stage_point point
 		traffic->went_on += amount_of(ctx, state).packets;
 		return go_on(ctx, state, point);
 	}
-	valid = is_valid_verdict(verdict, point);
+	valid = is_valid_verdict(state, verdict, point);
 	count_verdict(traffic, valid ? verdict : 0, amount_of(ctx, state));
 	if (valid)
 		return carry_out(ctx, state, result, point, index);

@@ -14,6 +14,7 @@
 #define DROPLET_PROCESS_H
 
 #include "entry/function.h"
+#include "entry/originated.h"
 #include "lib/function_meta.h"
 
 #if STAGES
@@ -213,6 +214,22 @@ static __always_inline int refuse_answer(context *ctx, __u32 index)
 	return leave(ctx, RECEIVED_FROM_FUNCTION, FUNCTION_ANSWER, amount, 0);
 }
 
+/* A packet of the process's own. */
+static __always_inline int process_originated(context *ctx, const struct function_answer *answer, __u32 index)
+{
+	struct function_traffic *traffic = function_counters.lookup(&index);
+	struct interface *sender = find_originator(answer, index);
+	struct frame_state *state = sender ? new_state(ctx) : 0;
+
+	if (!state)
+		return refuse_answer(ctx, index);
+	if (traffic) {
+		add(&traffic->received, amount_of(ctx, state));
+		count_verdict(traffic, STAGE_SEND, amount_of(ctx, state));
+	}
+	return send_originated(ctx, answer, sender, state);
+}
+
 /*
  * Takes back what is known of the packet. NULL if the token is of none, or was used: of a GSO packet, which was cut on
  * its way, once for each piece. Two answers at the same moment could use that of a GSO packet once more than that.
@@ -270,24 +287,28 @@ static __always_inline void describe_answer(context *ctx, struct frame_state *st
 }
 
 /* At dropped, only that there is an answer counts. */
-static __always_inline __u32 counted_verdict(__u32 verdict, __u32 point)
+static __always_inline __u32 counted_verdict(const struct frame_state *state, __u32 verdict, __u32 point)
 {
-	if (point == STAGE_DROPPED && verdict >= STAGE_GO_ON && verdict <= STAGE_SEND_TO)
+	if (point == STAGE_DROPPED && verdict >= STAGE_GO_ON && verdict <= STAGE_SEND)
 		return STAGE_GO_ON;
-	return is_valid_verdict(verdict, point) ? verdict : 0;
+	return is_valid_verdict(state, verdict, point) ? verdict : 0;
 }
 
 /* Continues with a packet whose metadata is checked and taken off. */
 static __always_inline int process_answer(context *ctx, const struct function_answer *answer, __u32 index)
 {
 	__u32 closed = PATCHED(MAGIC_CLOSED), point = index / STAGE_SLOTS + 1;
-	__u32 verdict = counted_verdict(answer->verdict, point);
-	struct frame_state *state = take_back(ctx, answer);
 	struct function_traffic *traffic = function_counters.lookup(&index);
 	struct amount amount = {1, frame_length(ctx)};
+	struct frame_state *state;
+	__u32 verdict;
 
+	if (is_originated(answer))
+		return process_originated(ctx, answer, index);
+	state = take_back(ctx, answer);
 	if (!state)
 		return refuse_answer(ctx, index);
+	verdict = counted_verdict(state, answer->verdict, point);
 	if (traffic)
 		count_verdict(traffic, verdict, amount);
 	if (state->chain)

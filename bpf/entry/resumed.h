@@ -36,24 +36,69 @@ static __always_inline enum outcome unusable(const struct frame_state *state)
 	return FUNCTION_FAULT;
 }
 
-/* Parses a packet of an endpoint again, and checks what depends on what a function may have changed. */
-static __always_inline enum outcome check_changed(context *ctx, const struct interface *sender, struct egress *egress)
+/* frame_state.sends, which is not a verdict: to an endpoint of this host, from agent resume to transit resume. */
+#define SENDS_SAME_HOST 255
+
+/* Parses a packet of an endpoint again, up to its transport header. */
+static __always_inline enum outcome parse_again(context *ctx, struct ethhdr *ethernet, void *end,
+						const struct interface *sender, struct egress *egress)
 {
-	struct ethhdr *ethernet = frame_start(ctx);
-	void *end = frame_end(ctx);
 	enum outcome outcome;
 
-	if ((void *)(ethernet + 1) > end)
-		return FUNCTION_FAULT;
 	egress->tunnel->longest = egress->tunnel->length;
 	outcome = read_packet(ethernet, end, egress->tunnel->length, sender->vni, egress->packet);
 	if (outcome == CONTINUE)
 		outcome = find_transport(ethernet, end, egress->packet, egress->transport);
+	return outcome == CONTINUE ? set_segments(ctx, ethernet, end, egress->state) : outcome;
+}
+
+/*
+ * Checks a packet that a function endpoint sends, as check_packet() does. Its time to live is one less than that of the
+ * packet that the functions got: two function endpoints could send a packet to each other for ever.
+ */
+static __always_inline enum outcome check_sent(struct ethhdr *ethernet, void *end, const struct interface *sender,
+					       struct egress *egress, __u32 slot)
+{
+	enum outcome outcome;
+
+	if (!has_ip_header(ethernet, end, egress->packet))
+		return MALFORMED_INNER;
+	if (INNER_IPV6 && egress->packet->kind == ETH_P_IPV6) {
+		if (may_hide_nd(ethernet, end, egress->packet, egress->transport))
+			return MALFORMED_INNER;
+		if (is_nd(ethernet, end, egress->transport))
+			return ND_TYPE;
+	}
+	outcome = check_packet(ethernet, end, slot, sender, egress);
+	if (outcome != CONTINUE)
+		return outcome;
+	if (decrement_ttl(ethernet, egress->packet) != CONTINUE)
+		return INNER_TTL;
+	egress->packet->ttl--;
+	return CONTINUE;
+}
+
+/*
+ * Checks what depends on what a function may have changed. A packet that a function endpoint sends is checked as that
+ * of an endpoint with an interface, but for requests for addresses, of which it has no need.
+ */
+static __always_inline enum outcome check_changed(context *ctx, const struct interface *sender, struct egress *egress)
+{
+	struct ethhdr *ethernet = inner_frame(ctx, egress->state);
+	__u32 slot = slot_of(source_ifindex(ctx, egress->state));
+	bool sends = egress->state->sends == STAGE_SEND;
+	void *end = inner_end(ctx);
+	enum outcome outcome;
+
+	if ((void *)(ethernet + 1) > end)
+		return FUNCTION_FAULT;
+	if (sends && !same_mac(ethernet->h_source, sender->mac))
+		return SOURCE_MAC;
+	outcome = unknown_scalar(parse_again(ctx, ethernet, end, sender, egress));
+	if (sends)
+		return outcome == CONTINUE ? check_sent(ethernet, end, sender, egress, slot) : outcome;
 	if (outcome == CONTINUE)
-		outcome = set_segments(ctx, ethernet, end, egress->state);
-	if (outcome == CONTINUE)
-		outcome = hash_flow(ethernet, end, slot_of(source_ifindex(ctx, egress->state)), egress->packet,
-				    egress->transport, &egress->flow);
+		outcome = hash_flow(ethernet, end, slot, egress->packet, egress->transport, &egress->flow);
 	if (outcome != CONTINUE || is_group_mac(ethernet->h_dest) || is_multicast_packet(egress->packet))
 		return unusable(egress->state);
 	if (INNER_IPV6 && egress->packet->kind == ETH_P_IPV6 && is_link_local(&egress->packet->to.address))
@@ -62,40 +107,60 @@ static __always_inline enum outcome check_changed(context *ctx, const struct int
 	return fits_mtu(sender->mtu, egress->tunnel) ? CONTINUE : EXCEEDS_MTU;
 }
 
+/* RUN_FUNCTIONS for a packet that a function endpoint sends, if functions may have to see it first. */
 static __always_inline enum outcome route_resumed(context *ctx, const struct interface *sender, struct egress *egress)
 {
+	bool sends = egress->state->sends == STAGE_SEND;
 	enum outcome outcome = CONTINUE;
 	struct ethhdr *ethernet;
+	void *end;
 
-	if (egress->state->changed)
+	if (egress->state->changed || sends)
 		outcome = unknown_scalar(check_changed(ctx, sender, egress));
-	ethernet = frame_start(ctx);
 	if (outcome != CONTINUE)
 		return outcome;
-	if ((void *)(ethernet + 1) > frame_end(ctx) || !has_ip_header(ethernet, frame_end(ctx), egress->packet))
+	if (sends && sender->flags & INTERFACE_STAGES_FROM)
+		return RUN_FUNCTIONS;
+	ethernet = inner_frame(ctx, egress->state);
+	end = inner_end(ctx);
+	if ((void *)(ethernet + 1) > end || !has_ip_header(ethernet, end, egress->packet))
 		return FUNCTION_FAULT;
-	return route_packet(ethernet, frame_end(ctx), sender, egress);
+	return route_packet(ethernet, end, sender, egress);
 }
 
 /*
  * The chain for what the local endpoint receives that a function chose. None behind to_endpoint: a function for several
- * endpoints, which sends their packets to one of them, would meet its own.
+ * endpoints, which sends their packets to one of them, would meet its own. A function endpoint has nothing but its
+ * functions; those that send a packet round and round come to an end with the tail calls.
  */
 static __always_inline __u32 chain_of_target(const struct interface *target, const struct frame_state *state,
 					     __u32 ifindex)
 {
 	__u32 outcome = state->outcome;
 
+	if (is_function_endpoint(target))
+		return endpoint_chain(target, ifindex, INTERFACE_STAGES_TO);
 	if (outcome == DELIVERED || outcome == DELIVERED_SAME_HOST || outcome == FUNCTION_DELIVERED)
 		return 0;
 	return endpoint_chain(target, ifindex, INTERFACE_STAGES_TO);
 }
 
 /* Runs that chain. */
-static __always_inline enum outcome call_to_target(context *ctx, struct frame_state *state, __u32 chain, __u32 ifindex)
+static __always_inline enum outcome call_to_target(context *ctx, struct frame_state *state,
+						   const struct interface *target, __u32 chain, __u32 ifindex)
 {
 	state->receiver = ifindex;
-	return call_chain(ctx, state, STAGE_TO_ENDPOINT, chain, FUNCTION_DELIVERED);
+	return call_to_endpoint(ctx, state, target, chain, FUNCTION_DELIVERED);
+}
+
+/* Delivers a frame of an endpoint to another one of this host. */
+static __always_inline enum outcome deliver_sent(context *ctx, struct frame_state *state,
+						 const struct interface *receiver, __u32 ifindex,
+						 enum outcome delivered)
+{
+	if (state->tunnel.headers)
+		return deliver(ctx, state, receiver, ifindex, delivered);
+	return hand_over(ctx, receiver, state, ifindex, delivered);
 }
 
 /* To a local endpoint that a function chose, for a frame of an endpoint. */
@@ -110,8 +175,32 @@ static __always_inline enum outcome send_to_target(context *ctx, struct frame_st
 	*tx_ifindex = ifindex;
 	chain = chain_of_target(target, state, ifindex);
 	if (chain)
-		return call_to_target(ctx, state, chain, ifindex);
-	return hand_over(ctx, target, state, ifindex, FUNCTION_DELIVERED);
+		return call_to_target(ctx, state, target, chain, ifindex);
+	return deliver_sent(ctx, state, target, ifindex, FUNCTION_DELIVERED);
+}
+
+/* To the endpoint that sent it, of which a function endpoint has no interface. */
+static __always_inline enum outcome sent_back(const struct frame_state *state)
+{
+	return is_sent(state) ? NO_FUNCTION : FUNCTION_SENT_BACK;
+}
+
+/* Delivers a packet that a function endpoint sends to another endpoint of this host, after that one's functions. */
+static __always_inline enum outcome call_sent_same_host(context *ctx, struct frame_state *state, __u32 ifindex)
+{
+	state->receiver = ifindex;
+	state->sends = SENDS_SAME_HOST;
+	return call_transit_resume(ctx, state);
+}
+
+/* Follows the route of a packet that a function endpoint sends. No answer to it can reach that endpoint. */
+static __always_inline enum outcome follow_sent(context *ctx, struct egress *egress, enum outcome outcome)
+{
+	if (outcome == DELIVERED_SAME_HOST)
+		return call_sent_same_host(ctx, egress->state, egress->receiver);
+	if (outcome >= FIRST_ANSWERED && outcome < FIRST_FORWARDED)
+		return TO_GATEWAY;
+	return outcome;
 }
 
 static __always_inline enum outcome resume_endpoint(context *ctx, const struct interface *sender,
@@ -121,12 +210,18 @@ static __always_inline enum outcome resume_endpoint(context *ctx, const struct i
 	enum outcome outcome;
 
 	if (state->sends == STAGE_SEND_BACK)
-		return FUNCTION_SENT_BACK;
+		return sent_back(state);
 	if (state->sends == STAGE_SEND_TO)
 		return send_to_target(ctx, state, sender->vni, tx_ifindex);
 	set_egress(&egress, sender, state);
 	egress.flow = state->flow;
 	outcome = unknown_scalar(route_resumed(ctx, sender, &egress));
+	if (outcome == RUN_FUNCTIONS) {
+		state->sends = state->changed = 0;
+		outcome = run_functions(ctx, sender, &egress);
+	}
+	if (is_sent(state))
+		outcome = unknown_scalar(follow_sent(ctx, &egress, outcome));
 	return follow_route(ctx, sender, &egress, outcome, tx_ifindex);
 }
 
@@ -178,7 +273,7 @@ static __always_inline enum outcome send_as_told(context *ctx, struct local_drop
 		*tx_ifindex = ifindex;
 		chain = chain_of_target(target, state, ifindex);
 		if (chain)
-			return call_to_target(ctx, state, chain, ifindex);
+			return call_to_target(ctx, state, target, chain, ifindex);
 		return deliver(ctx, state, target, ifindex, FUNCTION_DELIVERED);
 	}
 	/* From hop to hop, and not anew: functions of two droplets could send a packet back to each other for ever. */
@@ -233,7 +328,7 @@ static __always_inline enum outcome resume_same_host(context *ctx, const struct 
 	struct interface *receiver;
 
 	if (state->sends == STAGE_SEND_BACK)
-		return FUNCTION_SENT_BACK;
+		return sent_back(state);
 	if (state->sends == STAGE_SEND_TO)
 		return send_to_target(ctx, state, sender->vni, tx_ifindex);
 	*tx_ifindex = state->receiver;
@@ -242,7 +337,51 @@ static __always_inline enum outcome resume_same_host(context *ctx, const struct 
 		return ENDPOINT_NOT_LOCAL;
 	if (state->processed && !fits_mtu(receiver->mtu, &state->tunnel))
 		return TOO_BIG;
-	return hand_over(ctx, receiver, state, *tx_ifindex, state->outcome);
+	return deliver_sent(ctx, state, receiver, *tx_ifindex, state->outcome);
+}
+
+/*
+ * A function endpoint has the packet, and sends one. Its counters and those of the endpoint that it came from say so;
+ * for the host it is one packet, with the outcome of what is sent.
+ */
+static __always_inline void begin_sending(context *ctx, struct frame_state *state)
+{
+	__u32 rx_ifindex = source_ifindex(ctx, state);
+	struct amount amount = amount_of(ctx, state);
+
+	if (rx_ifindex >= IFINDEX_BASE)
+		count_sender(slot_of(rx_ifindex), state->outcome, amount);
+	amount.bytes = state->tunnel.length;
+	count_delivered(slot_of(state->receiver), amount);
+	state->sent = 1;
+	state->rx_ifindex = state->receiver;
+	state->tunnel.flags = state->tunnel.rts = state->tunnel.bounces = state->tunnel.attempt = 0;
+}
+
+/* STAGE_SEND: on to agent resume, which knows all of what an endpoint sends. */
+static __always_inline int process_sending(context *ctx, struct frame_state *state)
+{
+	enum outcome outcome;
+
+	begin_sending(ctx, state);
+	outcome = observe_end(ctx, state, call_agent_resume(ctx, state));
+	return leave_endpoint(ctx, state->rx_ifindex, outcome, amount_of(ctx, state), 0);
+}
+
+/* From agent resume: delivers a packet that a function endpoint sends to another endpoint of this host. */
+static __always_inline enum outcome deliver_to_same_host(context *ctx, const struct interface *sender,
+							 struct frame_state *state, __u32 *tx_ifindex)
+{
+	__u32 ifindex = state->receiver, chain;
+	struct interface *receiver = find_receiver(ifindex, sender->vni);
+
+	if (!receiver) /* closed: it was just removed or has moved */
+		return ENDPOINT_NOT_LOCAL;
+	*tx_ifindex = ifindex;
+	chain = endpoint_chain(receiver, ifindex, INTERFACE_STAGES_TO);
+	if (chain)
+		return call_to_endpoint(ctx, state, receiver, chain, DELIVERED_SAME_HOST);
+	return deliver_sent(ctx, state, receiver, ifindex, DELIVERED_SAME_HOST);
 }
 
 /* Transit resume: behind the functions at to_endpoint, forwarded and from_underlay. */
@@ -253,8 +392,12 @@ static __always_inline int process_resumed(context *ctx)
 	struct interface *sender = find_interface(rx_ifindex);
 	enum outcome outcome = NO_PROGRAM;
 
+	if (state && state->sends == STAGE_SEND)
+		return process_sending(ctx, state);
 	if (rx_ifindex >= IFINDEX_BASE) {
-		if (sender && state)
+		if (sender && state && state->sends == SENDS_SAME_HOST)
+			outcome = deliver_to_same_host(ctx, sender, state, &tx_ifindex);
+		else if (sender && state)
 			outcome = resume_same_host(ctx, sender, state, &tx_ifindex);
 		outcome = observe_end(ctx, state, outcome);
 		return leave_endpoint(ctx, rx_ifindex, outcome, amount_of(ctx, state), tx_ifindex);

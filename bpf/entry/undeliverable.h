@@ -31,8 +31,9 @@ static __always_inline enum outcome answer_local_sender(struct packet *packet, e
 {
 	struct endpoint *sender = endpoints.lookup(&packet->from);
 	__u32 ifindex = sender ? ifindex_of(sender) : 0;
+	struct interface *receiver = find_receiver(ifindex, packet->from.vni);
 
-	if (!find_receiver(ifindex, packet->from.vni)) /* closed: it was just removed */
+	if (!receiver || is_function_endpoint(receiver)) /* closed: it was just removed, or no error can reach it */
 		return reason == EXCEEDS_MTU ? TOO_BIG : reason;
 	*tx_ifindex = ifindex;
 	return reason == EXCEEDS_MTU ? ICMP_TOO_BIG_SENT : ICMP_UNREACHABLE_SENT;
@@ -155,6 +156,8 @@ static __always_inline int process_undeliverable(context *ctx)
 		reason = state->reason;
 		if (rx_ifindex < IFINDEX_BASE)
 			outcome = errors_from_underlay(ctx, state, reason, &tx_ifindex);
+		else if (is_sent(state)) /* closed: no error can reach a function endpoint */
+			outcome = drop_reason(reason);
 		else
 			outcome = answer_endpoint(ctx, state, reason);
 		outcome = observe_end(ctx, state, outcome);

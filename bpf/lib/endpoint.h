@@ -98,6 +98,12 @@ static __always_inline void rewrite_ethernet(struct ethhdr *ethernet, const stru
 	copy_mac(ethernet->h_dest, receiver->mac);
 }
 
+/* Whether the endpoint is a function endpoint: its packets go to its functions, and to no interface. */
+static __always_inline bool is_function_endpoint(const struct interface *endpoint)
+{
+	return STAGES && endpoint->flags & INTERFACE_FUNCTION;
+}
+
 /* Whether an inner frame, or each of its segments, fits the MTU of an endpoint. */
 static __always_inline bool fits_mtu(__u32 mtu, const struct tunnel *tunnel)
 {
@@ -115,6 +121,8 @@ static __always_inline enum outcome deliver(context *ctx, const struct frame_sta
 	struct amount amount = amount_of(ctx, state);
 	struct ethhdr *ethernet;
 
+	if (is_function_endpoint(receiver)) /* closed: none of its functions took it */
+		return NO_FUNCTION;
 	/* It stays marked as a tunnel's, and the receiver's stack, which cuts UDP for sockets, cannot cut it as one. */
 	if (HAS_GSO && segment_bytes(ctx) && state->transport.protocol == IPPROTO_UDP)
 		return GSO_PACKET;

@@ -4,8 +4,9 @@
  * droplet_functions/meta.py packs it, and tests/unit/test_function_meta.py compares every offset with this file.
  *
  * A frame to the function is this struct and the packet. The answer is the same frame with a verdict; for
- * FUNCTION_SEND_TO the address of the endpoint, 16 bytes, stands between the struct and the packet. Nothing in an
- * answer may be trusted: the process wrote it.
+ * FUNCTION_SEND_TO the address of the endpoint, 16 bytes, stands between the struct and the packet. A packet that a
+ * function endpoint's process sends of its own has the verdict FUNCTION_SEND, no token, and the endpoint's slot.
+ * Nothing in an answer may be trusted: the process wrote it.
  *
  * Includes nothing, so that a plain C compiler can print the offsets: include <linux/types.h> first.
  */
@@ -35,6 +36,7 @@ enum function_verdict {
 	FUNCTION_DROP = 2,
 	FUNCTION_SEND_BACK = 3,
 	FUNCTION_SEND_TO = 4,
+	FUNCTION_SEND = 5,
 };
 
 struct function_meta {
@@ -50,7 +52,7 @@ struct function_meta {
 	__u16 packet_offset; /* from the start of this struct */
 	__u16 packet_length;
 	__u32 pad1;
-	__u64 token; /* comes back unchanged */
+	__u64 token; /* comes back unchanged; 0: of no packet */
 };
 
 #endif

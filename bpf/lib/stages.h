@@ -138,6 +138,21 @@ static __always_inline __u32 endpoint_chain(const struct interface *endpoint, __
 	return flag == INTERFACE_STAGES_FROM ? stages->from_endpoint : stages->to_endpoint;
 }
 
+/*
+ * Runs the functions for what a local endpoint receives, state->receiver. Those of a function endpoint get the frame
+ * as an interface would: with the Ethernet addresses that a delivery sets.
+ */
+static __always_inline enum outcome call_to_endpoint(context *ctx, struct frame_state *state,
+						     const struct interface *receiver, __u32 chain,
+						     enum outcome outcome)
+{
+	struct ethhdr *ethernet = inner_frame(ctx, state);
+
+	if (is_function_endpoint(receiver) && (void *)(ethernet + 1) <= inner_end(ctx))
+		rewrite_ethernet(ethernet, receiver);
+	return call_chain(ctx, state, STAGE_TO_ENDPOINT, chain, outcome);
+}
+
 static __always_inline struct host_stages *stages_of_host(void)
 {
 	__u32 only = 0;

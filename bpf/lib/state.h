@@ -7,6 +7,7 @@
 #define DROPLET_STATE_H
 
 #include "lib/metrics.h"
+#include "lib/verifier.h"
 #include "maps.h"
 #include "outcomes.h"
 #include "structs.h"
@@ -28,6 +29,8 @@ static __always_inline struct frame_state *new_state(context *ctx)
 	state->packet.kind = 0;
 	__builtin_memset(&state->tunnel.headers, 0, CLEARED_OF_TUNNEL);
 	state->called = 0;
+	if (STAGES)
+		state->sent = 0;
 	state->length = frame_length(ctx);
 	if (HAS_GSO)
 		state->packets = frame_packets(ctx);
@@ -62,10 +65,30 @@ static __always_inline bool is_answer(context *ctx)
 	return STAGES && ingress_ifindex(ctx) >= PROCESS_IFINDEX;
 }
 
-/* The interface on which the frame was received, before a process had it. */
+/* Whether a function endpoint sends the frame. */
+static __always_inline bool is_sent(const struct frame_state *state)
+{
+	return STAGES && state->sent;
+}
+
+/* The interface on which the frame was received, before a process had it; or the function endpoint that sends it. */
 static __always_inline __u32 source_ifindex(context *ctx, const struct frame_state *state)
 {
-	return is_answer(ctx) && state ? state->rx_ifindex : ingress_ifindex(ctx);
+	return state && (is_answer(ctx) || is_sent(state)) ? state->rx_ifindex : ingress_ifindex(ctx);
+}
+
+/* As frame_end(), whose field's address clang cannot keep: see inner_frame(). */
+static __always_inline void *inner_end(context *ctx)
+{
+	asm volatile("" : "+r"(ctx));
+	return frame_end(ctx);
+}
+
+/* The inner frame, behind the outer headers that it still has. */
+static __always_inline struct ethhdr *inner_frame(context *ctx, const struct frame_state *state)
+{
+	asm volatile("" : "+r"(ctx)); /* else clang may compute a field's address and keep it: see hooks/tc.h */
+	return frame_start(ctx) + bounded(state->tunnel.headers, MAX_HEADERS);
 }
 
 /*
@@ -80,12 +103,24 @@ static __always_inline int leave(context *ctx, enum outcome received, enum outco
 	return verdict(outcome, ifindex);
 }
 
+/* The bytes of a frame that came from a tunnel and that a function endpoint sends, without the outer headers. */
+static __always_inline __u32 inner_bytes(void)
+{
+	__u32 only = 0;
+	struct frame_state *state = frame_states.lookup(&only);
+
+	return state ? state->tunnel.length : 0;
+}
+
 /* The same for a frame of an endpoint, which has counters too. */
 static __always_inline int leave_endpoint(context *ctx, __u32 rx_ifindex, enum outcome outcome, struct amount amount,
 					  __u32 ifindex)
 {
-	count_sender(slot_of(rx_ifindex), outcome, amount);
-	return leave(ctx, RECEIVED_FROM_ENDPOINT, outcome, amount, ifindex);
+	bool tunnelled = STAGES && ingress_ifindex(ctx) < IFINDEX_BASE;
+	struct amount inner = {amount.packets, tunnelled ? inner_bytes() : amount.bytes};
+
+	count_sender(slot_of(rx_ifindex), outcome, inner);
+	return leave(ctx, tunnelled ? RECEIVED_FROM_UNDERLAY : RECEIVED_FROM_ENDPOINT, outcome, amount, ifindex);
 }
 
 /*

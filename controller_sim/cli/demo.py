@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import TypeAlias
 
 from nats.aio.client import Client
+from rich.markup import escape
 from rich.table import Table
 
-from controller_sim.cli import screen
+from controller_sim.cli import function_demo, screen
 from controller_sim.cli.lifecycle import bring_up
 from controller_sim.control.bus import BusError, ask, connected
 from controller_sim.lab.controller import converge
@@ -23,7 +26,7 @@ from controller_sim.lab.interrupts import uninterrupted
 from controller_sim.lab.lab import Lab
 from controller_sim.lab.namespaces import run_coroutine_in
 from controller_sim.lab.packet_balance import settled_balances
-from controller_sim.lab.state import command_of
+from controller_sim.lab.state import LabError, command_of
 from controller_sim.talk.ping import Pinged, ping
 from controller_sim.talk.reachability import check_all
 from controller_sim.talk.transfer import transfer
@@ -53,6 +56,10 @@ STRANGERS = (("shop-1", "data-1"), ("shop-2", "data-2"))
 DETOURS = ("bounced", "handed_to_bouncer", "handed_to_divider")
 """Outcomes of packets that a bouncer or a divider passed on."""
 STEADY_PACKETS = 200
+BRING_UP_SECONDS = 240.0
+"""Seconds to wait for the lab with functions: its agents may compile their programs first."""
+Suggestions: TypeAlias = Iterable[tuple[str, str]]
+"""Commands of the lab, and what they show."""
 KNOWN_BEFORE = (
     "Direct before the first packet: the sender's host is a bouncer of that network, and knows its endpoints."
 )
@@ -90,19 +97,21 @@ class Demo:
 
     def run(self) -> None:
         """Show everything."""
-        _heading("Conversations: the first packets go by bouncers and dividers, the others directly")
+        screen.heading("Conversations: the first packets go by bouncers and dividers, the others directly")
         talks = [self.converse(*conversation) for conversation in CONVERSATIONS]
         screen.console.print(self.conversation_table(talks))
         if any(talk.before is not None and talk.before.route == "direct" for talk in talks):
             screen.console.print(KNOWN_BEFORE, highlight=False)
         self.steady()
-        _heading("TCP, one stream, two seconds each, the data compared")
+        screen.heading("TCP, one stream, two seconds each, the data compared")
         screen.console.print(self.stream_table())
-        _heading("An endpoint moves to another host under a TCP transfer")
+        screen.heading("An endpoint moves to another host under a TCP transfer")
         self.move()
-        _heading("All pairs of endpoints by UDP, TCP and ping, IPv4 and IPv6: two tenants with the same addresses")
+        screen.heading(
+            "All pairs of endpoints by UDP, TCP and ping, IPv4 and IPv6: two tenants with the same addresses"
+        )
         self.isolation()
-        _heading("Every packet that came in ended in exactly one counter")
+        screen.heading("Every packet that came in ended in exactly one counter")
         self.balance()
 
     def ask_paths(self, source: str, destination: str, family: int) -> PathReply | None:
@@ -265,10 +274,6 @@ class Demo:
         screen.console.print(f"In equals out plus drops: {', '.join(lines)} packets", highlight=False)
 
 
-def _heading(text: str) -> None:
-    screen.console.print(f"\n[bold]{text}[/]", highlight=False)
-
-
 def _microseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f} us"
 
@@ -276,31 +281,53 @@ def _microseconds(value: float | None) -> str:
 def run_demo(lab: Lab, *, keep: bool) -> bool:
     """Run the demo and return whether everything held; the lab is taken down at the end unless `keep`."""
     text = resources.files("controller_sim").joinpath("topologies", TOPOLOGY).read_text(encoding="utf-8")
-    _heading("Four droplets, two tenants: real agents, a real nats-server, a simulated controller")
+    screen.heading("Four droplets, two tenants: real agents, a real nats-server, a simulated controller")
     report = bring_up(lab, text, TOPOLOGY)
     demo = Demo(lab)
-    try:
+
+    def show() -> None:
         screen.console.print(screen.report_table(report))
         demo.run()
+
+    return conclude(lab, show, demo.failures, _suggestions if keep else None)
+
+
+def run_function_demo(lab: Lab, *, keep: bool) -> bool:
+    """Run the demo of functions and return whether everything held, as `run_demo` does."""
+    reason = function_demo.unreadable()
+    if reason:
+        raise LabError(reason)
+    screen.heading("Two droplets, one tenant, and functions of the tenant's own: examples/functions/lab.yaml")
+    text = function_demo.TOPOLOGY.read_text(encoding="utf-8")
+    bring_up(lab, text, str(function_demo.TOPOLOGY), BRING_UP_SECONDS, function_demo.FOLDER)
+    demo = function_demo.FunctionDemo(lab)
+    return conclude(lab, demo.run, demo.failures, _function_suggestions if keep else None)
+
+
+def conclude(
+    lab: Lab, show: Callable[[], None], failures: Sequence[str], suggestions: Callable[[Lab], Suggestions] | None
+) -> bool:
+    """Show something, take the lab down unless there are suggestions what to try in it, and say what failed."""
+    try:
+        show()
     except BaseException as error:
         lab.abandon(error)
         raise
-    if keep:
-        _print_suggestions(lab)
+    if suggestions is not None:
+        _print_suggestions(lab, suggestions(lab))
     else:
         with uninterrupted():
             lab.down()
-    for failure in demo.failures:
-        screen.console.print(f"[red]failed: {failure}[/]", highlight=False)
-    if not demo.failures:
-        screen.console.print(f"\n[green]All checks passed.[/]{'' if keep else ' The lab is down; nothing is left.'}")
-    return not demo.failures
+    for failure in failures:
+        screen.console.print(f"[red]failed: {escape(failure)}[/]", highlight=False)
+    if not failures:
+        down = "" if suggestions is not None else " The lab is down; nothing is left."
+        screen.console.print(f"\n[green]All checks passed.[/]{down}")
+    return not failures
 
 
-def _print_suggestions(lab: Lab) -> None:
-    command = command_of(lab.name)
-    screen.console.print("\n[bold]The lab is up. Try (in .venv/bin):[/]", highlight=False)
-    for line, what in (
+def _suggestions(lab: Lab) -> Suggestions:
+    return (
         ("status", "the agents, and what became of their documents"),
         (f"exec web-1 -- ping {lab.address('web-2')}", "leave it running, and meanwhile:"),
         ("agent kill h1", "traffic goes on; `agent start h1` comes back in sync"),
@@ -309,5 +336,21 @@ def _print_suggestions(lab: Lab) -> None:
         ("logs h1 -f", ""),
         ("test", "everyone to everyone again"),
         ("down", "removes all of it"),
-    ):
+    )
+
+
+def _function_suggestions(_: Lab) -> Suggestions:
+    return (
+        ("ctl -- get functions", "all functions, with packets by verdict"),
+        ("ctl -- function dns log", "what is installed"),
+        ("logs mirror -f", "what the process prints"),
+        ("agent kill h2", "programs and processes go on; `agent start h2`"),
+        ("down", "removes all of it"),
+    )
+
+
+def _print_suggestions(lab: Lab, suggestions: Suggestions) -> None:
+    command = command_of(lab.name)
+    screen.console.print("\n[bold]The lab is up. Try (in .venv/bin):[/]", highlight=False)
+    for line, what in suggestions:
         screen.console.print(f"  {command} {line:<36} [dim]{what}[/]", highlight=False)

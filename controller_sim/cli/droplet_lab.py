@@ -280,16 +280,19 @@ def list_() -> None:
 
 
 @main.command()
+@click.argument("topic", required=False, type=click.Choice(["functions"]), metavar="[functions]")
 @click.option("--keep", is_flag=True, envvar="KEEP", help="Leave the lab up, and suggest commands to try (KEEP=1).")
 @pass_lab
-def demo(lab: Lab, keep: bool) -> None:
+def demo(lab: Lab, topic: str | None, keep: bool) -> None:
     """Show the main features in under a minute.
 
     Four droplets, two tenants, first packets, direct paths, isolation, a move; then the lab is taken down.
-    """
-    from controller_sim.cli.demo import run_demo
 
-    if not run_demo(lab, keep=keep):
+    With `functions`: a program that filters by port, and processes that mirror drops, answer DNS and rewrite answers.
+    """
+    from controller_sim.cli.demo import run_demo, run_function_demo
+
+    if not (run_function_demo if topic else run_demo)(lab, keep=keep):
         sys.exit(1)
 
 

@@ -28,6 +28,11 @@ console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ e
 STATUS_CAPTION = "documents: realized of all; endpoints: local of all that the host knows"
 
 
+def heading(text: str) -> None:
+    """Print a heading below an empty line."""
+    console.print(f"\n[bold]{text}[/]", highlight=False)
+
+
 def new_table(*columns: str, right: Collection[str] = (), fold: Collection[str] = (), **options: Any) -> Table:
     """Return a table without rows that fits 80 columns: only its first column and those in `fold` have folded cells.
 

@@ -14,7 +14,7 @@ import click
 
 from controller_sim.cli.parameters import Seconds, family_option, pass_lab
 from controller_sim.lab.lab import Lab
-from controller_sim.lab.naming import why_apart
+from controller_sim.lab.naming import no_interface, why_apart
 from controller_sim.lab.state import LabError
 from controller_sim.talk import datagrams
 from controller_sim.talk.ping import MAX_COUNT, SIZES, Pinged, PingInterrupted, ping
@@ -31,8 +31,15 @@ class _Talk:
     address: str
 
 
-def _talk(lab: Lab, source: str, destination: str, family: int | None) -> _Talk:
-    """Return what is needed for a conversation; LabError where the two cannot have one."""
+def _talk(lab: Lab, source: str, destination: str, family: int | None, *, to_function: bool = False) -> _Talk:
+    """Return what is needed for a conversation; LabError where the two cannot have one.
+
+    Only with `to_function` the destination may be a function endpoint.
+    """
+    topology = lab.topology()
+    for name in (source,) if to_function else (source, destination):
+        if name in topology.endpoints and name not in topology.attached:
+            raise LabError(no_interface(name))
     lab.addresses(source)
     lab.addresses(destination)
     apart = why_apart(lab.topology(), lab.paths.load().assignments, source, destination, family)
@@ -57,7 +64,7 @@ def ping_command(lab: Lab, source: str, destination: str, count: int, size: int,
 
     Both must be in one VPC. Exit code 1 if a reply is missing. Ctrl-C ends it and prints the replies so far.
     """
-    talk = _talk(lab, source, destination, family)
+    talk = _talk(lab, source, destination, family, to_function=True)
     try:
         done = ping(talk.source, talk.address, count, size=size)
     except PingInterrupted as interrupted:

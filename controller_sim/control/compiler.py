@@ -35,6 +35,12 @@ def compile_documents(
     max_endpoints: int = MAX_ENDPOINTS,
 ) -> Documents:
     """Return all documents. `namespace_of` says in which network namespace an endpoint's interface appears."""
+
+    def attachment_of(name: str) -> Attachment:
+        if topology.endpoints[name].attachment == "function":
+            return Attachment(kind="function")
+        return Attachment(namespace_of(name))
+
     by_network: dict[str, list[Endpoint]] = {name: [] for name in topology.networks}
     for name, endpoint in topology.endpoints.items():
         by_network[endpoint.network].append(_endpoint(endpoint, assignments[name]))
@@ -44,7 +50,7 @@ def compile_documents(
     return {
         host: {
             "underlay": underlay,
-            **_host_documents(topology, placement, by_network, host, namespace_of, max_endpoints),
+            **_host_documents(topology, placement, by_network, host, attachment_of, max_endpoints),
         }
         for host in topology.hosts
     }
@@ -66,7 +72,7 @@ def _host_documents(
     placement: Placement,
     by_network: Mapping[str, list[Endpoint]],
     host: str,
-    namespace_of: Callable[[str], str],
+    attachment_of: Callable[[str], Attachment],
     max_endpoints: int,
 ) -> dict[str, Document]:
     documents: dict[str, Document] = {}
@@ -77,7 +83,7 @@ def _host_documents(
             documents[f"vpc.{vpc.name}"] = _vpc_document(vpc, known, placement)
         for network in known:
             local = [item for item in by_network[network.name] if item.droplet in own]
-            documents |= _local_documents(local, namespace_of)
+            documents |= _local_documents(local, attachment_of)
             if own & set(placement.bouncers[network.name]):
                 remote = [item for item in by_network[network.name] if item.droplet not in own]
                 documents |= cut(f"network.{network.name}", remote, max_endpoints)
@@ -133,10 +139,10 @@ def _vpc_document(vpc: t.Vpc, networks: Iterable[t.Network], placement: Placemen
     )
 
 
-def _local_documents(endpoints: Iterable[Endpoint], namespace_of: Callable[[str], str]) -> dict[str, Document]:
+def _local_documents(endpoints: Iterable[Endpoint], attachment_of: Callable[[str], Attachment]) -> dict[str, Document]:
     return {
         f"endpoint.{item.id}": Document(
-            endpoints=(structs.replace(item, attachment=Attachment(namespace_of(item.id))),),
+            endpoints=(structs.replace(item, attachment=attachment_of(item.id)),),
         )
         for item in endpoints
     }

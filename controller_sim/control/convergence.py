@@ -85,7 +85,7 @@ class Report:
     @property
     def headline(self) -> str:
         """What to say above the problems."""
-        return f"not everything was realized{'' if self.final else ' in time'}:"
+        return f"not everything was realized{'' if self.final else ' in time (--timeout SECONDS waits longer)'}:"
 
     def as_data(self) -> dict[str, Any]:
         """Return the report as plain data for JSON."""

@@ -36,6 +36,8 @@ from controller_sim.topology.model import Topology
 from controller_sim.topology.placement import Placement, place
 
 Say = Callable[[str], None]
+PASSABLE = 0o711
+"""The mode of folders on the way to the sockets of functions in processes, which other users reach by their path."""
 INTERRUPTED = "interrupted: taking the lab down"
 
 
@@ -128,13 +130,14 @@ class Lab:
         """Make the lab's directories, also while another lab that goes down removes the empty one for all labs."""
         while not self.paths.directory.exists():
             with contextlib.suppress(FileNotFoundError):
-                self.paths.directory.mkdir(parents=True, mode=0o700)
+                self.paths.directory.mkdir(parents=True, mode=PASSABLE)
+        (self.paths.directory / "functions").mkdir(mode=PASSABLE)
         for directory in ("logs", "agents", "hosts", "cache"):
             (self.paths.directory / directory).mkdir(mode=0o700)
 
     def add_endpoint_namespaces(self, topology: Topology) -> None:
         """Make the namespaces of all endpoints that have none yet."""
-        for endpoint in topology.endpoints:
+        for endpoint in topology.attached:
             underlay.add_endpoint(self.names, endpoint)
 
     def adopt(self, text: str, source: str = "topology", folder: Path | None = None) -> Topology:

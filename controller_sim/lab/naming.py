@@ -26,10 +26,17 @@ def namespace_of(topology: Topology, names: Names, target: str) -> str:
             raise LabError(unknown_host(topology, host, _all_hosts(topology)))
         return names.droplet(host)
     if target in topology.endpoints:
+        if target not in topology.attached:
+            raise LabError(no_interface(target))
         return names.endpoint(target)
     if target == ROUTER and len(topology.underlay.subnets) > 1:
         return names.router
     raise LabError(unknown_endpoint(topology, target))
+
+
+def no_interface(endpoint: str) -> str:
+    """Return why nothing can be sent by hand from a function endpoint."""
+    return f"{endpoint} is a function endpoint: it has no interface and no network namespace, only functions"
 
 
 def unknown_endpoint(topology: Topology, name: str) -> str:

@@ -127,6 +127,7 @@ class Paths:
     def save(self, state: State) -> None:
         """Write the state, whole or not at all."""
         new = self.state.with_suffix(".new")
+        new.touch(mode=0o600)
         new.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
         new.replace(self.state)
 

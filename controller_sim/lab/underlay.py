@@ -67,7 +67,7 @@ class Names:
             self.fabric,
             *([self.router] if len(topology.underlay.subnets) > 1 else []),
             *(self.droplet(host) for host in hosts),
-            *(self.endpoint(endpoint) for endpoint in topology.endpoints),
+            *(self.endpoint(endpoint) for endpoint in topology.attached),
         ]
 
     def existing(self) -> list[str]:

@@ -149,7 +149,7 @@ def check_all(lab: Lab) -> Reachability:
     opened: list[_Endpoint] = []
     broken: dict[str, str] = {}
     try:
-        for name in topology.endpoints:
+        for name in topology.attached:
             namespace, vpc = lab.names.endpoint(name), topology.vpc_of(name).name
             for address in assignments[name].addresses:
                 try:
@@ -158,7 +158,7 @@ def check_all(lab: Lab) -> Reachability:
                     broken[name] = f"{address} cannot be used in its namespace: {error.strerror}"
         endpoints = [endpoint for endpoint in opened if endpoint.name not in broken]
         _exchange(endpoints)
-        return Reachability(tuple(topology.endpoints), _results(endpoints), broken)
+        return Reachability(tuple(topology.attached), _results(endpoints), broken)
     finally:
         for endpoint in opened:
             endpoint.close()

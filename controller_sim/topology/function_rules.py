@@ -1,10 +1,12 @@
 """The rules of a topology file for functions: users' programs at stage points, and the agents' settings for them.
 
-A program is a file beside the topology (`source`, `object`), or the name of one in the hosts' own folder (`file`).
+A program is a file beside the topology (`source`, `object`), the name of one in the hosts' own folder (`file`), or a
+process on the hosts (`process`: its user).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, get_args, get_type_hints
@@ -20,8 +22,8 @@ Files: TypeAlias = Callable[[str], bytes]
 
 POINTS: tuple[str, ...] = get_args(get_type_hints(documents.Function)["point"])
 FORMS = documents.FunctionProgram.__struct_fields__
-IN_FILES = tuple(form for form in FORMS if form != "process")
-"""The forms in which a topology can have functions."""
+HELD = ("file", "process")
+"""The forms of which the topology has no content: hosts have the file, and the process."""
 ON_FAULT = ("open", "closed")
 
 
@@ -94,23 +96,26 @@ def _function(reader: Reader, name: str, files: Files) -> Function:
         reader.number("order", 0, 1000, 0),
         bytes.fromhex(optional(reader, "configuration", _hexadecimal, "hexadecimal digits") or ""),
         on_fault or ON_FAULT[0],
+        reader.number("queues", 1, documents.MAX_QUEUES, 1) if form == "process" else 1,
+        _names(reader, "reasons", "a list of reasons for drops") if form == "process" else (),
     )
 
 
 def _program(reader: Reader) -> tuple[str, str]:
-    """Return the form of a program and its file."""
-    given = {form: path for form in IN_FILES if (path := reader.text(form, "the name of a file", None)) is not None}
+    """Return the form of a program and its file, or the user of a process."""
+    named = {form: "a user of the hosts" if form == "process" else "the name of a file" for form in FORMS}
+    given = {form: path for form, wanted in named.items() if (path := reader.text(form, wanted, None)) is not None}
     if len(given) != 1:
         said = f"not {' and '.join(given)}" if given else "this function has no program"
-        reader.wrong(f"name a file as one of {', '.join(IN_FILES)}: {said}", list(given)[1] if len(given) > 1 else None)
-        return IN_FILES[0], ""
+        reader.wrong(f"write one of {', '.join(FORMS)}: {said}", list(given)[1] if len(given) > 1 else None)
+        return FORMS[0], ""
     ((form, path),) = given.items()
     return form, path
 
 
 def _content(reader: Reader, form: str, path: str, files: Files) -> bytes:
-    """Return the content of a file beside the topology; nothing of one that hosts have."""
-    if form == "file" or not path:
+    """Return the content of a file beside the topology; nothing of what hosts have."""
+    if form in HELD or not path:
         return b""
     try:
         content = files(path)
@@ -159,9 +164,9 @@ def _check_hosts(reader: Reader, function: Function, hosts: Collection[str]) -> 
 def _check_document(reader: Reader, function: Function) -> None:
     """Hold a function against the rules of documents, which name the field below `functions[0]`."""
     for error in check_functions((function.document(),)):
-        inside = error.path.partition(".")[2]
-        field = inside.removeprefix("program.")
-        reader.wrong(error.message, field if field in reader.node else inside.partition(".")[0])
+        inside = re.sub(r"\[\d+\]", "", error.path.partition(".")[2]).split(".")
+        field = next((one for one in reversed(inside) if one in reader.node), inside[0])
+        reader.wrong(error.message, field)
 
 
 def _check_accepted(reader: Reader, function: Function, settings: FunctionSettings) -> None:

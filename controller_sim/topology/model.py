@@ -65,7 +65,10 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A tenant's interface on a droplet. Addresses that are not written, and a MAC of None, are to be allocated."""
+    """A tenant's interface on a droplet. Addresses that are not written, and a MAC of None, are to be allocated.
+
+    `attachment` `function`: no interface but a function endpoint, so it has no network namespace.
+    """
 
     name: str
     network: str
@@ -73,15 +76,16 @@ class Endpoint:
     addresses: tuple[str, ...] = ()
     mac: str | None = None
     dscp: int = 0
+    attachment: Literal["veth", "function"] = "veth"
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A user's program at a stage point. The other fields are those of the document's function.
+    """A user's program or process at a stage point. The other fields are those of the document's function.
 
-    `form` is how the program is given, `source`, `object` or `file`; `path` is the file as the topology names it, and
-    `content` what it holds, empty for a `file`, which only hosts have. `scope` has ids by kind. No `hosts`: all that
-    know what it refers to.
+    `form` is how the program is given, `source`, `object`, `file` or `process`; `path` is the file as the topology
+    names it, or the user of a process, and `content` what a file holds, empty for a `file`, which only hosts have.
+    `scope` has ids by kind. No `hosts`: all that know what it refers to. `queues` and `reasons` are of a process.
     """
 
     name: str
@@ -95,12 +99,16 @@ class Function:
     order: int = 0
     configuration: bytes = b""
     on_fault: str = "open"
+    queues: int = 1
+    reasons: tuple[str, ...] = ()
 
     def document(self) -> documents.Function:
         """Return it as documents list it."""
         given: Any = self.path if self.form == "file" else self.content
         if self.form == "source":
             given = self.content.decode()
+        elif self.form == "process":
+            given = documents.FunctionProcess(self.path, self.queues, self.reasons)
         return documents.Function(
             self.name,
             cast(Any, self.point),
@@ -204,6 +212,11 @@ class Topology:
     def vpc_of(self, endpoint: str) -> Vpc:
         """Return the VPC in which an endpoint lives."""
         return self.vpcs[self.networks[self.endpoints[endpoint].network].vpc]
+
+    @property
+    def attached(self) -> list[str]:
+        """The names of the endpoints that have interfaces."""
+        return [name for name, endpoint in self.endpoints.items() if endpoint.attachment == "veth"]
 
     @property
     def hosts(self) -> list[str]:

@@ -164,7 +164,13 @@ def _endpoints(root: Reader, networks: dict[str, Network], droplets: set[str], p
         if mac is not None and len(expanded) > 1:
             reader.wrong("endpoints cannot share a MAC: remove it, or set count to 1", "mac")
         dscp = reader.number("dscp", 0, 63, 0)
-        _check_peers(reader, network, [droplet for _, droplet in expanded if droplet in peers])
+        attachment = cast(Any, choice(reader, "attachment", ("veth", "function")))
+        on_peers = [droplet for _, droplet in expanded if droplet in peers]
+        _check_peers(reader, network, on_peers)
+        if attachment == "function" and on_peers:
+            reader.wrong(
+                f"{on_peers[0]} is a VXLAN peer, which runs no functions: choose another droplet", "attachment"
+            )
         reader.finish()
         if network is None or len(reader.mistakes) > before:
             continue
@@ -173,7 +179,7 @@ def _endpoints(root: Reader, networks: dict[str, Network], droplets: set[str], p
         _claim(reader, used, network.vpc, "mac", mac, expanded)
         _check_capacity(reader, network, counts, len(expanded))
         for own, droplet in expanded:
-            add(reader, endpoints, own, Endpoint(own, network.name, droplet, addresses, mac, dscp))
+            add(reader, endpoints, own, Endpoint(own, network.name, droplet, addresses, mac, dscp, attachment))
     return endpoints
 
 

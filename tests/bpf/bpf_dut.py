@@ -365,7 +365,7 @@ class Dut:
         """Write what a program leaves on each CPU for the one that it calls: 1 + its slot, and who gets the frame."""
         fields = [*_unpacked(map_layout.PACKET), *_unpacked(map_layout.TUNNEL), *_unpacked(map_layout.TRANSPORT)]
         rest = [*_unpacked(map_layout.OUTER), *_unpacked(map_layout.OPTIONS)]
-        functions = (0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(80))
+        functions = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(80))
         self.fill_state(
             map_layout.FRAME_STATE.pack(*fields, called, len(frame), 0, receiver, 0, 0, 1, *rest, *functions)
         )

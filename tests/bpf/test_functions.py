@@ -5,13 +5,14 @@ from __future__ import annotations
 import bpf_packets as p
 import pytest
 from bpf_dut import A6 as IPV6_A
+from bpf_dut import B6 as IPV6_B
 from bpf_dut import D1, D2, D4, DROPLET_MAC, ELSEWHERE, MAC, UPLINK, VNI, A, B, R, Run
 from bpf_dut import R6 as IPV6_R
 from bpf_tunnels import Outer, tunnelled
 from function_dut import FunctionDut, user_program
 
 from agent.core.model import map_layout
-from agent.core.model.hooks import POINTS
+from agent.core.model.hooks import POINTS, Hook
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import Outcome
 
@@ -281,6 +282,28 @@ def test_checksums_stay_right_when_an_address_is_replaced(functions: FunctionDut
     run = functions.from_underlay(tunnelled(p.ethernet(MAC[A], MAC[R], kind, packet(**addresses))))
     assert run.outcome is Outcome.DELIVERED
     assert run.frame[14:] == packet(**{**addresses, side: new})
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("hook", [Hook.TC], indirect=True)
+def test_a_checksum_that_a_device_will_complete_follows_an_address(functions: FunctionDut, family: int) -> None:
+    """In its place is the sum of the pseudo-header, which has the address."""
+    source, to, new = (A, R, B) if family == 4 else (IPV6_A, IPV6_R, IPV6_B)
+    body = mapped_words(new).replace("stage->target", "to") + (
+        "return stage_replace_address(stage, 1, &to) ? 0 : STAGE_GO_ON;"
+    )
+    put(functions, "from_endpoint", f"struct stage_address to; {body}")
+
+    def frame(destination: str, mac: bytes) -> bytes:
+        segment = p.udp(4000, 53, PAYLOAD)
+        unfinished = 0xFFFF ^ p.checksum(p.pseudo(source, destination, len(segment), p.UDP))
+        segment = segment[:6] + unfinished.to_bytes(2, "big") + segment[8:]
+        write, kind = (p.ipv4, p.IPV4) if family == 4 else (p.ipv6, p.IPV6)
+        return p.ethernet(mac, MAC[A], kind, write(source, destination, segment))
+
+    run = functions.from_endpoint(frame(to, MAC[R]))
+    assert run.outcome is Outcome.DELIVERED_SAME_HOST
+    assert run.frame == frame(new, MAC[B])
 
 
 DAMAGE = (

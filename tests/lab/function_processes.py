@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lab.fixtures import SystemLab
@@ -91,10 +91,11 @@ def socket_of(lab: SystemLab, host: str, id_: str) -> Path:
 
 @contextlib.contextmanager
 def process(
-    lab: SystemLab, host: str, id_: str, code: str = SERVE, user: int = USER
+    lab: SystemLab, host: str, id_: str, code: str = SERVE, user: int = USER, arguments: Sequence[str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a process without any privilege, until the end of the block."""
-    targets = [lab.address(f"other-{host}", family) for family in FAMILIES]
+    """Run a process without any privilege, until the end of the block; `arguments` are those that `SERVE` takes."""
+    if arguments is None:
+        arguments = [id_, *(lab.address(f"other-{host}", family) for family in FAMILIES)]
     command = [
         "setpriv",
         f"--reuid={user}",
@@ -106,7 +107,7 @@ def process(
     path = socket_of(lab, host, id_)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DROPLET_FUNCTION_SOCKET": str(path)}
     started = subprocess.Popen(
-        [*command, sys.executable, "-c", code, id_, *targets], env=environment, stdout=subprocess.PIPE, text=True
+        [*command, sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.PIPE, text=True
     )
     try:
         yield started

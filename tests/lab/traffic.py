@@ -111,15 +111,18 @@ def exchange_tcp(lab: SystemLab, client: str, server: str, size: int, family: in
     exchange_stream(lab.inside(client), lab.inside(server), lab.address(client, ip_address(to).version), to, size)
 
 
-def exchange_stream(client: str, server: str, own: str, to: str, size: int) -> None:
-    """Do as `exchange_tcp` does, from an address in one namespace to one in another."""
+def exchange_stream(client: str, server: str, own: str, to: str, size: int, through: str = "") -> None:
+    """Do as `exchange_tcp` does, from an address in one namespace to one in another.
+
+    With `through` both know only that address, of something that translates theirs.
+    """
     there, back = (random.Random(f"{client} {server} {way}").randbytes(size) for way in range(2))
     listener = call_in(server, lambda: socket.create_server((to, 7100), family=family_of(to)))
 
     def serve() -> bytes:
         connection, peer = listener.accept()
         with connection:
-            assert peer[0] == own
+            assert peer[0] == (through or own)
             connection.settimeout(TIMEOUT)
             got = receive(connection, size)
             connection.sendall(back)
@@ -128,7 +131,7 @@ def exchange_stream(client: str, server: str, own: str, to: str, size: int) -> N
     with listener, concurrent.futures.ThreadPoolExecutor(1) as pool:
         listener.settimeout(TIMEOUT)
         served = pool.submit(serve)
-        dialled = call_in(client, lambda: socket.create_connection((to, 7100), timeout=TIMEOUT))
+        dialled = call_in(client, lambda: socket.create_connection((through or to, 7100), timeout=TIMEOUT))
         with dialled:
             dialled.sendall(there)
             got_back = receive(dialled, size)

@@ -227,6 +227,23 @@ FUNCTION_CONFIGURATIONS: dict[str, Configuration] = {
         red=({"vpcs": [vpc("red", 70)], "networks": [network("front", "red", "192.168.1.0/24", "d2")]},),
         f_host=(HOST,),
     ),
+    "a function endpoint": changed(
+        WITH_FUNCTIONS,
+        a=({"endpoints": [endpoint("a", "front", "d1", "192.168.1.10", attachment={"kind": "function"})]},),
+        f_received=(RECEIVED,),
+    ),
+    "function endpoints without functions": changed(
+        WITH_FUNCTIONS,
+        a=None,
+        later=(
+            {
+                "endpoints": [
+                    endpoint(name, "back", "d1", f"192.168.2.{n}", attachment={"kind": "function"})
+                    for n, name in enumerate(("late-a", "late-b"), 30)
+                ]
+            },
+        ),
+    ),
     "functions behind another droplet of this host": changed(
         WITH_FUNCTIONS, second=({"droplets": [SECOND]},), f_sent=(SENT,), f_host=(HOST,)
     ),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from agent.core.functions.endpoint_slots import function_slots
 from agent.core.functions.programs import UnjudgedProgram, hash_of
 from agent.core.functions.stages import CHAIN_MAPS, Point, slots_of
 from agent.core.kinds import catalogue
@@ -265,7 +266,9 @@ class FakeKernel:
 
     def portrait(self) -> dict[Any, Any]:
         """Return `contents` with ids and addresses in place of indexes and slots, which depend on who came first."""
-        ids = {veth.ifindex: id_ for id_, veth in self.veths.items()}
+        named = function_slots(self.maps[MapName.INTERFACES], set())
+        ids = {IFINDEX_BASE + slot: name for name, slot in named.items()}
+        ids |= {veth.ifindex: id_ for id_, veth in self.veths.items()}
         flat: dict[Any, Any] = {}
         for key, value in self.contents().items():
             match key:

@@ -80,7 +80,7 @@ def test_other_documents_of_the_batch_and_behind_it_are_applied_meanwhile() -> N
             states = {name: state for name, (state, _, _) in agent.statuses().items()}
             assert states == {**dict.fromkeys((*ONE_BOUNCER, "c"), "realized"), "f": "pending"}
             (reason,) = agent.last_acks["f"].errors
-            assert (reason.path, reason.code) == ("functions[0].program.source", ErrorCode.UNJUDGED)
+            assert (reason.path, reason.code) == ("functions[0].program.source", ErrorCode.UNCHECKED)
             assert "is being compiled and checked" in reason.message
             assert agent.kernel.functions == {}
             compiler.released.set()
@@ -323,7 +323,7 @@ def test_a_document_says_first_what_it_refers_to_and_lacks() -> None:
             assert [str(one) for one in agent.last_acks["f"].missing] == ["VPC red"]
             await send(agent, stream, {"underlay": (DROPLETS,), "f": (SLOW,), "red": (RED,)})
             assert agent.last_acks["f"].missing == ()
-            assert agent.last_acks["f"].errors[0].code is ErrorCode.UNJUDGED
+            assert agent.last_acks["f"].errors[0].code is ErrorCode.UNCHECKED
             compiler.released.set()
             await settle()
             assert agent.last_acks["f"].state is State.REALIZED

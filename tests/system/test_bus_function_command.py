@@ -52,7 +52,7 @@ async def acknowledge(client: Client, *states: State) -> None:
             await asyncio.sleep(0.01)
             newest = await client.jetstream().get_last_msg(streams.CONFIG_STREAM, SUBJECT)
         for state in states:
-            checked = FieldError("functions[0].program.source", ErrorCode.UNJUDGED, "it is being checked")
+            checked = FieldError("functions[0].program.source", ErrorCode.UNCHECKED, "it is being checked")
             errors = (checked,) if state is State.PENDING else ()
             found = Acknowledgement(DOCUMENT, newest.seq, state, 1.0, in_force=newest.seq, errors=errors)
             await client.publish(subjects.ack("h1", DOCUMENT), codec.encode(found))

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from agent.cli import tables
 from agent.cli.output import table
 from agent.core.nexthop.next_hops import Reason
+from agent.datapath.bpf import outcomes
 from protocol.acknowledgements import Acknowledgement, Reference, State
 from protocol.documents import Droplet, Endpoint, Network
 from protocol.errors import ErrorCode, FieldError
@@ -107,6 +108,10 @@ def test_a_trace_is_shown_with_its_encapsulation() -> None:
     assert tables.path_line("a", "fd00::7", named) == line
     outside = tables.path_line("a", "8.8.8.8", PathReply("none", reason="outside_vpc"))
     assert outside == "a -> 8.8.8.8: no route: the address is in no network of the VPC"
+    dropped = tables.path_line("a", "10.0.0.9", PathReply("none", reason="no_endpoint"))
+    sentence = outcomes.SENTENCES[outcomes.Outcome.NO_ENDPOINT]
+    assert dropped == f"a -> 10.0.0.9: no route: no_endpoint: {sentence}"
+    assert tables.path_line("a", "b", PathReply("none", reason="of_a_newer_agent")).endswith(": of_a_newer_agent")
 
 
 def status(**more: object) -> Status:

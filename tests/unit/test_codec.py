@@ -228,7 +228,7 @@ def test_every_code_but_those_of_the_host_is_reached_by_decoding() -> None:
         bytes(codec.MAX_BODY + 1),
     ]
     of_headers = {ErrorCode.WRONG_SUBJECT, ErrorCode.UNTRUSTED}
-    of_the_host = {ErrorCode.CLAIMED, ErrorCode.DISABLED, ErrorCode.UNJUDGED}
+    of_the_host = {ErrorCode.CLAIMED, ErrorCode.DISABLED, ErrorCode.UNCHECKED}
     assert {mistakes(body)[0][1] for body in bodies} == set(ErrorCode) - of_the_host - of_headers
 
 

@@ -17,7 +17,7 @@ from controller_sim.topology.file import parse_topology, read_topology
 from controller_sim.topology.ipam import allocate
 from controller_sim.topology.placement import place
 from protocol import codec, subjects
-from protocol.documents import Document, Endpoint
+from protocol.documents import Attachment, Document, Endpoint
 from protocol.streams import DELETE_HEADERS
 
 TOPOLOGIES = Path(controller_sim.__file__).parent / "topologies"
@@ -50,6 +50,15 @@ def test_an_ordinary_host_knows_its_own_endpoints_and_their_networks_bouncers():
     (endpoint,) = documents["endpoint.web-1"].endpoints
     assert endpoint.attachment is not None
     assert endpoint.attachment.namespace == "ns-web-1"
+
+
+def test_a_function_endpoint_has_no_namespace_in_its_document():
+    text = (TOPOLOGIES / "two_networks.yaml").read_text()
+    line = next(one for one in text.splitlines() if "web-1" in one and "network: web" in one)
+    documents = compiled(text.replace(line, line.replace("}", ", attachment: function}")))
+    (endpoint,) = documents["h1"]["endpoint.web-1"].endpoints
+    assert endpoint.attachment == Attachment(kind="function")
+    assert all(one.attachment is None for one in documents["h3"]["network.web.p"].endpoints)
 
 
 def test_a_bouncer_knows_all_endpoints_of_its_network_and_of_no_other():

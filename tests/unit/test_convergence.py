@@ -168,7 +168,8 @@ def test_only_rejections_leave_nothing_to_wait_for(state, final):
         tracker.acknowledged("h1", ack(6, state, document="b"), 1.0)
     assert tracker.final is final
     assert not tracker.converged
-    assert tracker.report().headline == f"not everything was realized{'' if final else ' in time'}:"
+    late = "" if final else " in time (--timeout SECONDS waits longer)"
+    assert tracker.report().headline == f"not everything was realized{late}:"
 
 
 def test_documents_pending_on_rejected_ones_are_not_waited_for_either():

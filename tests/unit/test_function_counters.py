@@ -141,9 +141,21 @@ def test_a_log_says_what_is_missing_in_words(capsys: pytest.CaptureFixture[str])
     )
     assert capsys.readouterr().out == (
         "h1: document doc, revision 7, at passed\ninstalled: nothing is installed\n"
-        "refused: the newest revision's program is not refused\n\n"
+        "refused: no program of the newest revision (dropletctl get documents shows its state)\n\n"
         "h2: document doc, revision 8, at passed\ninstalled:\n  x\n  y\nrefused:\n  no\n"
     )
+
+
+def test_a_log_is_folded_between_words_to_the_width_of_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = f"0: (b7) r0 = 1\n\n{' '.join(['instruction'] * 20)}\n"
+    function_tables.logs({"h1": FunctionLogReply("doc", 7, "passed", "", said)})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "  0: (b7) r0 = 1" in lines
+    assert " ".join(lines).split()[-20:] == ["instruction"] * 20
 
 
 def test_the_functions_of_a_path_come_in_the_order_of_their_chains() -> None:

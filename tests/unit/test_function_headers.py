@@ -261,3 +261,31 @@ def test_an_updated_checksum_is_the_one_computed_anew(data: bytes, draw: st.Data
 def test_a_length_cannot_change_by_the_difference() -> None:
     with pytest.raises(ValueError, match="in full"):
         updated(0, b"12", b"1")
+
+
+@pytest.mark.parametrize("name", PACKETS)
+@pytest.mark.parametrize("tagged", [False, True])
+def test_a_packet_that_is_turned_round_is_its_answer_with_right_checksums(name: str, tagged: bool) -> None:
+    data = frame(name, tagged=tagged)
+    before, mac = parse(bytes(data)), bytes(data[:12])
+    rewrite.swap(parse(data))
+    after = parse(data)
+    assert bytes(data[:12]) == mac[6:] + mac[:6]
+    assert before.ip is not None
+    assert after.ip is not None
+    assert (after.ip.source, after.ip.destination) == (before.ip.destination, before.ip.source)
+    if name in PORTS:
+        assert before.transport is not None
+        assert after.transport is not None
+        ports = before.transport.destination_port, before.transport.source_port
+        assert (after.transport.source_port, after.transport.destination_port) == ports
+    assert_right(data, name)
+
+
+def test_what_has_no_ip_header_or_another_final_destination_is_not_turned_round() -> None:
+    routed = V6 / IPv6ExtHdrRouting(addresses=["fd00::9"]) / UDP()
+    for packet in (Ether() / ARP(), Ether() / routed):
+        data = bytearray(bytes(packet))
+        with pytest.raises(HeaderError):
+            rewrite.swap(parse(data))
+        assert bytes(data) == bytes(packet)

@@ -10,12 +10,24 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from ring_kernel import FRAME, HEADROOM, ModelKernel
 
-from droplet_functions import GO_ON, KEEP, SEND_BACK, Meta, NoRoomError, PacketGoneError, RingError, drop, send_to
+from droplet_functions import (
+    GO_ON,
+    KEEP,
+    SEND,
+    SEND_BACK,
+    Function,
+    Meta,
+    NoRoomError,
+    PacketGoneError,
+    RingError,
+    drop,
+    send_to,
+)
 from droplet_functions.frames import FREE, HELD, RECEIVING, SENT, WAITING
-from droplet_functions.meta import META_SIZE
+from droplet_functions.meta import META_SIZE, originated
 from droplet_functions.packet import Packet
 
-VERDICTS = [GO_ON, SEND_BACK, KEEP, drop(0), drop(200), send_to("10.0.0.1"), send_to("fd00::1")]
+VERDICTS = [GO_ON, SEND_BACK, SEND, KEEP, drop(0), drop(200), send_to("10.0.0.1"), send_to("fd00::1")]
 
 
 def packet_of(token: int) -> bytes:
@@ -202,6 +214,34 @@ def test_a_full_tx_ring_makes_answers_wait_and_loses_none() -> None:
         kernel.complete(1)
         kernel.queue.reap()
     assert [answer.meta.token for answer in kernel.sent] == tokens
+
+
+def test_packets_of_a_functions_own_take_frames_that_are_kept_for_them() -> None:
+    kernel = ModelKernel(frames=4, ring=8)
+    kernel.queue.kept = 2
+    kernel.queue.refill()
+    assert kernel.queue.frames.census() == {"free": 2, "receiving": 2, "held": 0, "waiting": 0, "sent": 0}
+    for number in range(2):
+        packet = packet_of(number)
+        assert kernel.queue.originate(originated(7, len(packet)), packet)
+    assert not kernel.queue.originate(originated(7, 64), packet_of(2)), "no frame is free"
+    kernel.send(8)
+    found = [(one.meta.endpoint_slot, one.meta.token, one.verdict, one.packet) for one in kernel.sent]
+    assert found == [(7, 0, SEND, packet_of(number)) for number in range(2)]
+    kernel.complete(8)
+    assert kernel.queue.originate(originated(7, 64), packet_of(2)), "it takes frames back that were sent"
+    assert kernel.counters.originated == 3
+
+
+def test_a_packet_of_a_functions_own_that_fits_no_frame_is_not_sent() -> None:
+    kernel = ModelKernel(frames=1)
+    assert not kernel.queue.originate(originated(7, FRAME), bytes(FRAME))
+    assert not kernel.queue.originate(originated(7, FRAME + 1), bytes(FRAME + 1))
+    assert kernel.queue.frames.census()["free"] == 1
+
+
+def test_a_function_that_does_not_run_sends_nothing() -> None:
+    assert not Function("nat", own_packets=8).send(bytes(60), 1)
 
 
 def test_a_descriptor_of_several_frames_is_malformed_and_its_frame_is_used_again() -> None:

@@ -91,7 +91,7 @@ FIELDS["frame_state"] = (
         *(f"{part}.{field}" for part in ("packet", "tunnel", "transport") for field in FIELDS[part][1]),
         *("called", "length", "reason", "receiver", "local", "received_flags", "packets"),
         *(f"{part}.{field}" for part in ("outer", "options") for field in FIELDS[part][1]),
-        *("chain", "outcome", "flow", "changed", "sends", "on_path", "processed"),
+        *("chain", "outcome", "flow", "changed", "sends", "on_path", "processed", "sent"),
         *("rx_ifindex", "answers", "stage"),
     ],
 )

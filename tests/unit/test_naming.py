@@ -7,7 +7,7 @@ import pytest
 from controller_sim.lab.naming import namespace_of, unknown_endpoint, unknown_host, why_apart
 from controller_sim.lab.state import LabError
 from controller_sim.lab.underlay import Names
-from controller_sim.topology.file import parse_topology
+from controller_sim.topology.file import TopologyError, parse_topology
 from controller_sim.topology.ipam import allocate
 
 TEXT = """\
@@ -91,3 +91,24 @@ def test_the_router_is_known_where_there_are_several_subnets():
     )
     assert namespace_of(routed, NAMES, "router") == "one_router"
     assert unknown_endpoint(routed, "router").startswith("the router is not an endpoint: use it with `exec` only")
+
+
+def test_a_function_endpoint_has_no_namespace():
+    text = TEXT.replace("web-1, network: web, droplet: a1", "web-1, network: web, droplet: a1, attachment: function")
+    topology = parse_topology(text)
+    assert "one_endpoint_web-1" not in NAMES.of(topology)
+    with pytest.raises(LabError, match=r"^web-1 is a function endpoint: it has no interface"):
+        namespace_of(topology, NAMES, "web-1")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "reason"),
+    [
+        ("droplet: a1, attachment: tap", "'tap' is not veth or function"),
+        ("droplet: p, attachment: function", "p is a VXLAN peer, which runs no functions: choose another droplet"),
+    ],
+)
+def test_other_attachments_and_function_endpoints_on_peers_are_refused(endpoint, reason):
+    text = TEXT.replace("web, vpc: red,", "web, vpc: red, encapsulation: vxlan,")
+    with pytest.raises(TopologyError, match=reason):
+        parse_topology(text.replace("web-1, network: web, droplet: a1", f"web-1, network: web, {endpoint}"))

@@ -37,7 +37,8 @@ def test_a_labs_folders_are_made_though_another_lab_removes_the_one_for_all(
 ) -> None:
     monkeypatch.setattr(state, "ROOT", removed_meanwhile)
     Lab("one")._make_directories()
-    assert {path.name for path in (removed_meanwhile / "one").iterdir()} == {"logs", "agents", "hosts", "cache"}
+    made = {path.name for path in (removed_meanwhile / "one").iterdir()}
+    assert made == {"logs", "agents", "hosts", "cache", "functions"}
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from controller_sim.topology.file import TopologyError, files_in, parse_topology
 from controller_sim.topology.ipam import allocate
 from controller_sim.topology.placement import place
 from protocol import codec
-from protocol.documents import Document, Function, FunctionProgram, FunctionScope
+from protocol.documents import Document, Function, FunctionProcess, FunctionProgram, FunctionScope
 
 TEXT = """\
 droplets:
@@ -29,7 +29,7 @@ networks:
 endpoints:
   - {name: web-1, network: web, droplet: h1}
 agents:
-  functions: {accept: [source, object], host_wide: ["function.all"]}
+  functions: {accept: [source, object, process], host_wide: ["function.all"]}
 functions:
 """
 SOURCE = '#include "stage.h"\nint stage_function(struct stage *stage) { return STAGE_GO_ON; }\n'
@@ -90,6 +90,12 @@ def test_a_function_is_published_to_the_hosts_that_know_what_it_refers_to_or_tha
     assert documents["h3"]["function.counter"].functions[0].program == FunctionProgram(object=OBJECT)
 
 
+def test_a_process_is_named_by_its_user(folder):
+    written = '{name: mirror, point: dropped, vpc: red, process: "4711", reasons: [no_endpoint], queues: 2}'
+    (found,) = compiled(folder, written)["h1"]["function.mirror"].functions
+    assert found.program == FunctionProgram(process=FunctionProcess("4711", 2, ("no_endpoint",)))
+
+
 def test_a_lab_keeps_the_files_as_they_were_when_it_read_the_topology(folder):
     text = f"{TEXT}  - {FULL}\n"
     topology = parse_topology(text, "cloud.yaml", files_in(folder))
@@ -102,10 +108,8 @@ def test_a_lab_keeps_the_files_as_they_were_when_it_read_the_topology(folder):
 def test_the_agents_get_the_settings_for_functions(folder):
     topology = parse_topology(f"{TEXT}  - {FULL}\n", "cloud.yaml", files_in(folder))
     written = function_settings(topology, Path("/run/sockets"))
-    assert (
-        '[functions]\nsockets = "/run/sockets"\naccept = ["source", "object"]\nhost_wide = ["function.all"]\n'
-        in written
-    )
+    accept = 'accept = ["source", "object", "process"]\n'
+    assert f'[functions]\nsockets = "/run/sockets"\n{accept}host_wide = ["function.all"]\n' in written
     assert function_settings(parse_topology(TEXT[: TEXT.index("agents:")]), Path("/run/sockets")) == ""
 
 
@@ -115,8 +119,11 @@ def test_the_agents_get_the_settings_for_functions(folder):
         ("{point: dropped, source: filter.c}", "name: this field is required: a name"),
         ("{name: f, point: gate, source: filter.c}", "point: 'gate' is not a stage point: they are from_endpoint, "),
         ("{name: f, source: filter.c}", "point: this field is required"),
-        ("{name: f, point: dropped}", ": name a file as one of source, object, file: this function has no program"),
-        ("{name: f, point: dropped, source: filter.c, object: count.o}", "object: name a file as one of source, "),
+        ("{name: f, point: dropped}", ": write one of source, object, file, process: this function has no program"),
+        (
+            "{name: f, point: dropped, source: filter.c, object: count.o}",
+            "object: write one of source, object, file, process: not source and object",
+        ),
         ("{name: f, point: dropped, source: no.c}", "source: cannot read no.c: No such file or directory"),
         ("{name: f, point: dropped, source: count.o}", "source: count.o is not a text: a C source is UTF-8, "),
         ("{name: f, point: dropped, file: x.c}", "file: the agents accept no file: add it to agents.functions.accept"),
@@ -135,6 +142,9 @@ def test_the_agents_get_the_settings_for_functions(folder):
             "scope: endpoints: there is no endpoint 'web-9'",
         ),
         ("{name: f, point: dropped, scope: {vpc: [red]}, source: filter.c}", "scope.vpc: unknown field; the fields "),
+        ("{name: f, point: passed, process: nobody}", "point: no process can be at passed: "),
+        ("{name: f, point: forwarded, process: nobody, reasons: [no_vpc]}", "reasons: packets at forwarded are not "),
+        ("{name: f, point: dropped, source: filter.c, queues: 2}", "queues: unknown field; the fields here are "),
         ("{name: f, point: dropped, hosts: [p], source: filter.c}", "hosts: there is no host 'p' with an agent: "),
         ("{name: f, point: dropped, on_fault: shut, source: filter.c}", "on_fault: 'shut' is not open or closed"),
         ("{name: f, point: dropped, order: 1001, source: filter.c}", "order: 1001 is not from 0 to 1000"),
@@ -166,7 +176,7 @@ def test_two_functions_of_one_name_are_a_mistake(folder):
     ],
 )
 def test_a_mistake_in_the_agents_settings_for_functions_is_named(folder, settings, mistake):
-    text = TEXT.replace('{accept: [source, object], host_wide: ["function.all"]}', settings)
+    text = TEXT.replace('{accept: [source, object, process], host_wide: ["function.all"]}', settings)
     (found,) = mistakes(folder, text)
     assert mistake in found
 

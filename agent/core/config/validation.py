@@ -24,7 +24,7 @@ class Validation(NamedTuple):
     @property
     def is_waiting(self) -> bool:
         """Return whether nothing is wrong as far as is known, and the rest will be known soon without a new message."""
-        return bool(self.errors) and all(error.code is ErrorCode.UNJUDGED for error in self.errors)
+        return bool(self.errors) and all(error.code is ErrorCode.UNCHECKED for error in self.errors)
 
 
 VALID = Validation()
@@ -49,5 +49,5 @@ def validate(
     for kind, objects in listed:
         errors += kind.not_permitted(objects, document, resolved)
         errors += kind.validate(objects, resolved, was_in_force=was_in_force)
-    wrong = [error for error in errors if error.code is not ErrorCode.UNJUDGED]
+    wrong = [error for error in errors if error.code is not ErrorCode.UNCHECKED]
     return Validation(errors=tuple(wrong or errors)) if errors else VALID

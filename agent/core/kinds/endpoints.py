@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from agent.core.functions.chains import Chains
+from agent.core.functions.endpoint_slots import function_slots, name_of, unclaimed_of, with_claimed
 from agent.core.kinds.kind import NO_ERRORS, Assignment, Choice, Column, KernelNumbers, Key, Kind, key_of
 from agent.core.kinds.networks import gateways
 from agent.core.model.desired_entries import DesiredEntries, Veth
@@ -18,6 +19,7 @@ from agent.core.model.map_layout import (
     ENDPOINT_STAGES,
     ENDPOINT_VXLAN,
     INTERFACE,
+    INTERFACE_FUNCTION,
     INTERFACE_PINNED,
     INTERFACE_STAGES_FROM,
     INTERFACE_STAGES_TO,
@@ -43,11 +45,20 @@ def _addresses_in_networks(endpoints: Sequence[Endpoint]) -> list[str]:
 
 def _attached(endpoint: Endpoint) -> str:
     attached = endpoint.attachment
-    return f"{attached.namespace}:{attached.interface}" if attached else "-"
+    if attached is None:
+        return "-"
+    return "function" if attached.is_function else f"{attached.namespace}:{attached.interface}"
+
+
+def _is_function(endpoint: Endpoint) -> bool:
+    return endpoint.attachment is not None and endpoint.attachment.is_function
 
 
 class Endpoints(Kind[Endpoint]):
-    """An endpoint has one entry of `endpoints` for each address. One of this host also has a slot and an interface."""
+    """An endpoint has one entry of `endpoints` for each address. One of this host also has a slot and an interface.
+
+    A function endpoint has a slot and no interface.
+    """
 
     name = "endpoints"
     singular = "endpoint"
@@ -72,6 +83,21 @@ class Endpoints(Kind[Endpoint]):
         """Return the droplets and the networks."""
         return {"droplets": {e.droplet for e in objects}, "networks": {e.network for e in objects}}
 
+    def not_permitted(
+        self, objects: Sequence[Endpoint], document: str, resolved: ResolvedState
+    ) -> Iterator[FieldError]:
+        """Yield function endpoints where no functions run."""
+        del document
+        if resolved.host_state.features.functions:
+            return
+        for index, endpoint in enumerate(objects):
+            if _is_function(endpoint):
+                message = (
+                    f"endpoint {endpoint.id!r} is a function endpoint, and this host runs no functions: add a form of "
+                    "programs to functions.accept, and start the agent again"
+                )
+                yield FieldError(f"endpoints[{index}].attachment.kind", ErrorCode.DISABLED, message)
+
     def validate(
         self, objects: Sequence[Endpoint], resolved: ResolvedState, *, was_in_force: bool
     ) -> Iterator[FieldError]:
@@ -89,14 +115,18 @@ class Endpoints(Kind[Endpoint]):
             if endpoint.droplet not in own:
                 continue
             if endpoint.attachment is None:
-                message = f"endpoint {endpoint.id!r} is on this host: set where its interface appears"
+                message = (
+                    f"endpoint {endpoint.id!r} is on this host: set where its interface appears, "
+                    "or that it is a function endpoint"
+                )
                 yield FieldError(f"endpoints[{index}].attachment", ErrorCode.MISSING_FIELD, message)
             if not was_in_force and (wrong := mtu_shortfall(endpoint, resolved)) is not None:
                 yield FieldError(f"endpoints[{index}].droplet", ErrorCode.OUT_OF_RANGE, wrong)
 
     def numbers_in(self, kernel: KernelNumbers) -> Mapping[str, int]:
-        """Return the slots of the endpoints whose interfaces exist."""
-        return {id_: ifindex - IFINDEX_BASE for id_, ifindex in kernel.ifindexes.items() if ifindex >= IFINDEX_BASE}
+        """Return the slots of the endpoints whose interfaces exist, and of function endpoints by their addresses."""
+        found = {id_: ifindex - IFINDEX_BASE for id_, ifindex in kernel.ifindexes.items() if ifindex >= IFINDEX_BASE}
+        return found | function_slots(kernel.maps.get(MapName.INTERFACES, {}), set(found.values()))
 
     def assign(
         self, choices: Iterable[Choice[Endpoint]], old: ResolvedState, resolved: ResolvedState, *, removing: bool
@@ -104,13 +134,18 @@ class Endpoints(Kind[Endpoint]):
         """Assign a slot to every endpoint of this host."""
         gone: list[str] = []
         come: dict[str, str] = {}
+        unclaimed = unclaimed_of(old.departed)
+        known: dict[str, str] = {}
         for choice in choices:
             gone += _ids_here(choice.before, old.is_here)
             for endpoint in _ids_here(choice.now, resolved.is_here):
                 come[endpoint] = choice.document
-        left = old.departed.union(gone).difference(come)
+            if unclaimed:
+                known |= _names_by_addresses(choice.now, resolved)
+        claimed = {name: id_ for name, id_ in known.items() if name in unclaimed and id_ in come}
+        left = old.departed.union(gone).difference(come, claimed)
         try:
-            slots = assign(old.slots, left if removing else (), come)
+            slots = assign(with_claimed(old.slots, claimed), left if removing else (), come)
         except NoSlotError as error:
             names = {name for id_, name in come.items() if id_ not in old.slots}
             full = FieldError("endpoints", ErrorCode.TOO_LARGE, str(error))
@@ -147,7 +182,8 @@ class Endpoints(Kind[Endpoint]):
             if endpoint.droplet in local_mtus:
                 ifindex = IFINDEX_BASE + resolved.slots[endpoint.id]
                 mtu = max(local_mtus[endpoint.droplet], min_mtu(endpoint.addresses))  # smaller on a narrow uplink
-                into.veths[endpoint.id] = _veth(endpoint, ifindex, mtu, sending, resolved, revision)
+                if not _is_function(endpoint):
+                    into.veths[endpoint.id] = _veth(endpoint, ifindex, mtu, sending, resolved, revision)
                 _render_interface(endpoint, resolved.slots[endpoint.id], mtu, resolved, chains, into)
             mac = macs[6 * index : 6 * index + 6]
             value = ENDPOINT.pack(hosts[endpoint.droplet], ifindex, flags[endpoint.network], mtu, mac)
@@ -184,6 +220,17 @@ def _ids_here(endpoints: Sequence[Endpoint], is_here: Callable[[str], bool]) -> 
     return [e.id for e in endpoints if e.droplet in local] if local else []
 
 
+def _names_by_addresses(endpoints: Sequence[Endpoint], resolved: ResolvedState) -> dict[str, str]:
+    """Return the ids of function endpoints by the names that they have before documents are known."""
+    found = {}
+    for one in endpoints:
+        if _is_function(one) and one.network in resolved.networks:
+            vpc = resolved.vpcs.get(resolved.networks[one.network].vpc)
+            if vpc is not None:
+                found[name_of(vpc.vni, [parse_address(text) for text in one.addresses])] = one.id
+    return found
+
+
 def _flags(network: Network) -> int:
     vxlan = ENDPOINT_VXLAN if network.encapsulation == "vxlan" else 0
     return vxlan | (ENDPOINT_PINNED if network.routing == "divider" else 0)
@@ -203,6 +250,7 @@ def _render_interface(
     packed = [parse_address(text) for text in endpoint.addresses]
     sent, received = chains.of_endpoint(endpoint, network)
     flags = INTERFACE_PINNED if network.routing == "divider" else 0
+    flags |= INTERFACE_FUNCTION if _is_function(endpoint) else 0
     flags |= (INTERFACE_STAGES_FROM if sent else 0) | (INTERFACE_STAGES_TO if received else 0)
     into.map(MapName.INTERFACES)[key] = INTERFACE.pack(
         resolved.vpcs[network.vpc].vni,

@@ -18,7 +18,7 @@ from protocol.acknowledgements import Reference
 from protocol.documents import Function
 from protocol.errors import ErrorCode, FieldError
 
-_UNJUDGED = "the program is being compiled and checked on this host; the document waits until that is done"
+_UNCHECKED = "the program is being compiled and checked on this host; the document waits until that is done"
 StageIndexes: TypeAlias = Mapping[tuple[str, int], int]
 """The index in the jump tables of each function at a point, by its id and the point."""
 
@@ -65,7 +65,7 @@ class Functions(Kind[Function]):
         for index, function in enumerate(objects):
             form = form_of(function.program)
             if not resolved.host_state.features.functions or form not in rules.accept:
-                message = f'this host runs no functions given as {form}: add "{form}" to functions.accept'
+                message = f'this host runs no functions given as {form}; add "{form}" to functions.accept'
                 yield FieldError(
                     f"functions[{index}].program.{form}", ErrorCode.DISABLED, f"{message}, and start the agent again"
                 )
@@ -92,7 +92,7 @@ class Functions(Kind[Function]):
             path = f"functions[{index}].program.{form_of(function.program)}"
             verdict = resolved.host_state.verdicts.get(key)
             if key in resolved.host_state.unjudged:
-                yield FieldError(path, ErrorCode.UNJUDGED, _UNJUDGED)
+                yield FieldError(path, ErrorCode.UNCHECKED, _UNCHECKED)
             elif verdict is not None and verdict.refusal:
                 yield FieldError(path, ErrorCode.INVALID, verdict.refusal)
 

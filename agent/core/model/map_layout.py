@@ -22,6 +22,7 @@ ENDPOINT_PINNED = 2
 INTERFACE_PINNED = 1
 INTERFACE_STAGES_FROM = 2
 INTERFACE_STAGES_TO = 4
+INTERFACE_FUNCTION = 8
 STAGE_POINTS, STAGE_SLOTS, STAGE_REASONS = 6, 8, 16
 PROCESS_QUEUES, PROCESS_REASONS = 16, 2
 CHAIN_BITS = 4
@@ -190,11 +191,11 @@ OUTER = struct.Struct("=16sQHH2sBx")
 OPTIONS = struct.Struct("=HHH2x")
 """struct options { u16 rts; u16 probe; u16 returned; pad[2] }."""
 FRAME_STATE = struct.Struct(
-    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB3xH{OUTER.format[1:]}{OPTIONS.format[1:]}IIIIIBB2xII80s"
+    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB3xH{OUTER.format[1:]}{OPTIONS.format[1:]}IIIIIBBBxII80s"
 )
 """struct frame_state { packet; tunnel; transport; u32 called, length, reason, receiver; u16 local; u8 received_flags;
 pad[3]; u16 packets; outer; options; u32 chain, outcome, flow,
-changed, sends; u8 on_path, processed; rest[2]; u32 rx_ifindex, answers; u64 stage[STAGE_WORDS] }. The agent
+changed, sends; u8 on_path, processed, sent; rest; u32 rx_ifindex, answers; u64 stage[STAGE_WORDS] }. The agent
 neither reads nor writes it."""
 SCRATCH = struct.Struct("=2048s")
 """struct scratch { u8 bytes[2048] }. The agent neither reads nor writes it."""

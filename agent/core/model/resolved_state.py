@@ -88,6 +88,10 @@ class ResolvedState:
         """The slot of each endpoint here: it determines the interface's ifindex and the index of the counters."""
         return self.numbers.get("endpoints", NOTHING)
 
+    def local_slots(self) -> dict[str, int]:
+        """Return the slots of the endpoints that are wanted here."""
+        return {id_: slot for id_, slot in self.slots.items() if id_ not in self.departed}
+
     @property
     def local_indexes(self) -> LocalIndexes:
         """The index in `local_droplets` of each address of this host, on each interface on which its frames arrive."""

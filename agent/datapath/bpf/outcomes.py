@@ -95,6 +95,7 @@ class Outcome(IntEnum):
     FUNCTION_FAULT = 81
     FUNCTION_TARGET = 82
     FUNCTION_ANSWER = 83
+    NO_FUNCTION = 84
 
 
 RECEIVED = frozenset(
@@ -199,6 +200,7 @@ DROPPED = frozenset(
         Outcome.FUNCTION_FAULT,
         Outcome.FUNCTION_TARGET,
         Outcome.FUNCTION_ANSWER,
+        Outcome.NO_FUNCTION,
     }
 )
 SENTENCES = {
@@ -286,4 +288,5 @@ SENTENCES = {
     Outcome.FUNCTION_FAULT: "The verdict of a function was invalid, or the packet that it changed is unusable.",
     Outcome.FUNCTION_TARGET: "A function sent it to an address that no endpoint of the VPC has on this host.",
     Outcome.FUNCTION_ANSWER: "A function's process answered late, twice, or with malformed metadata.",
+    Outcome.NO_FUNCTION: "For a function endpoint, and none of its functions answered it, sent it on or took it.",
 }

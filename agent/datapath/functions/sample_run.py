@@ -20,12 +20,18 @@ DESCRIPTION = struct.Struct("=24x16s6I4H4B28x")
 """struct stage of bpf/stage.h: three pointers, peer, vni, length, packets, sender, receiver, label, inner, transport,
 ethertype, drop_reason, protocol, point, direction, flags, and what the function writes."""
 NO_ENDPOINT = 0xFFFFFFFF
-_FROM_ENDPOINT, _FROM_UNDERLAY, _PASSED, _DROPPED = 1, 4, 5, 6
+_FROM_ENDPOINT, _TO_ENDPOINT, _FROM_UNDERLAY, _PASSED, _DROPPED = 1, 2, 4, 5, 6
 _TO_TUNNEL = 50
 _EGRESS, _INGRESS, _NO_PORTS = 1, 2, 2
 _IPV4, _IPV6, _TCP, _UDP = 0x0800, 0x86DD, 6, 17
-GO_ON, DROP, SEND_BACK, SEND_TO = 1, 2, 3, 4
-_NAMES = {GO_ON: "STAGE_GO_ON", DROP: "STAGE_DROP", SEND_BACK: "STAGE_SEND_BACK", SEND_TO: "STAGE_SEND_TO"}
+GO_ON, DROP, SEND_BACK, SEND_TO, SEND = 1, 2, 3, 4, 5
+_NAMES = {
+    GO_ON: "STAGE_GO_ON",
+    DROP: "STAGE_DROP",
+    SEND_BACK: "STAGE_SEND_BACK",
+    SEND_TO: "STAGE_SEND_TO",
+    SEND: "STAGE_SEND",
+}
 
 _KEY = -8
 
@@ -60,6 +66,8 @@ def harness(program: UserProgram) -> tuple[CompiledProgram, int]:
 
 def is_verdict(verdict: int, point: int) -> bool:
     """Return whether a verdict is valid at a point; where functions only observe, all that are defined are."""
+    if verdict == SEND:
+        return point in {_TO_ENDPOINT, _DROPPED}
     return verdict in _NAMES and not (verdict == SEND_TO and point == _PASSED)
 
 
