@@ -61,6 +61,7 @@ class Network:
     bouncers: Members = 1
     encapsulation: Literal["geneve", "vxlan"] = "geneve"
     routing: Literal["direct", "divider"] = "direct"
+    labels: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Endpoint:
     addresses: tuple[str, ...] = ()
     mac: str | None = None
     dscp: int = 0
+    label: int = 0
 
 
 @dataclass(frozen=True, slots=True)
