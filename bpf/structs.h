@@ -22,6 +22,7 @@ struct overlay_key {
 
 #define ENDPOINT_VXLAN	1U /* its network uses VXLAN */
 #define ENDPOINT_PINNED 2U /* other networks reach it only through a divider */
+#define ENDPOINT_LABELS 4U /* its network asks for the labels of senders */
 
 /* endpoints: overlay_key -> location. Local if ifindex is not 0. Written by the agent. */
 struct endpoint {
@@ -33,10 +34,11 @@ struct endpoint {
 	__u8 pad[2];
 };
 
-#define INTERFACE_PINNED      1U /* its network reaches others only through a divider */
-#define INTERFACE_STAGES_FROM 2U /* endpoint_stages has a chain for what it sends */
-#define INTERFACE_STAGES_TO   4U /* endpoint_stages has a chain for what it receives */
-#define INTERFACE_FUNCTION    8U /* a function endpoint: there is no interface, its packets are its functions' */
+#define INTERFACE_PINNED      1U  /* its network reaches others only through a divider */
+#define INTERFACE_STAGES_FROM 2U  /* endpoint_stages has a chain for what it sends */
+#define INTERFACE_STAGES_TO   4U  /* endpoint_stages has a chain for what it receives */
+#define INTERFACE_FUNCTION    8U  /* a function endpoint: there is no interface, its packets are its functions' */
+#define INTERFACE_LABELS      16U /* its network asks for the labels of senders */
 
 /* interfaces: slot -> the local endpoint on that interface. Unused if vni is 0. Written by the agent. */
 struct interface {
@@ -49,6 +51,7 @@ struct interface {
 	__u16 mtu; /* the longest packet it may send, without the Ethernet header */
 	__u8 tos;  /* the DSCP of its tunnel packets in the upper 6 bits */
 	__u8 pad;
+	__u32 label; /* of what it sends; 0: none */
 };
 
 /*
@@ -89,6 +92,7 @@ struct network_key {
 
 #define NETWORK_LOCAL_BOUNCER 1U /* this host is one of its bouncers */
 #define NETWORK_PINNED	      2U /* it reaches other networks only through a divider */
+#define NETWORK_LABELS	      4U /* it asks for the labels of senders */
 
 /* networks: longest prefix -> its gateway and bouncers. Written by the agent. */
 struct network {
@@ -155,7 +159,8 @@ struct local_droplet {
 	__u32 flags;
 };
 
-#define PATH_PINNED 1U /* the endpoint's network reaches others only through a divider */
+#define PATH_PINNED 1U	/* the endpoint's network reaches others only through a divider */
+#define PATH_LABELS 16U /* it asks for the labels of senders; the same number as RTS_LABELS */
 
 /* direct: overlay_key -> the droplet it was learnt on, from the outer source or RTS. Written by transit XDP; the
  * agent deletes. */
@@ -321,10 +326,11 @@ struct packet {
 #define TUNNEL_RETURNED (TUNNEL_INVALIDATES | TUNNEL_MISDIRECTED) /* to the droplet of its sender */
 
 /* Flags of the RTS option. */
-#define RTS_PINNED   1U /* the sender's network reaches others only through a divider */
-#define RTS_DIVIDED  2U /* the packet has passed a divider */
-#define RTS_UNLEARNT 4U /* do not learn the sender: it is a gateway, or on a VXLAN peer */
-#define RTS_VXLAN    8U /* the origin understands VXLAN only */
+#define RTS_PINNED   1U	 /* the sender's network reaches others only through a divider */
+#define RTS_DIVIDED  2U	 /* the packet has passed a divider */
+#define RTS_UNLEARNT 4U	 /* do not learn the sender: it is a gateway, or on a VXLAN peer */
+#define RTS_VXLAN    8U	 /* the origin understands VXLAN only */
+#define RTS_LABELS   16U /* the sender's network asks for labels; without an RTS option from the label option */
 
 /* The outer headers of a received tunnel packet, or of one to be sent. */
 struct tunnel {
@@ -343,7 +349,8 @@ struct tunnel {
 	__u8 rts;      /* RTS_* */
 	__u8 attempt;  /* which bouncer or divider to select, see select_member() */
 	__u16 longest; /* tc: bytes of the longest packet that the inner frame will be cut into */
-	__u8 pad[6];
+	__u8 pad[2];
+	__u32 label; /* of the sender: received, or to be sent if the receiver asks; 0: none */
 } __attribute__((aligned(8)));
 
 /* The transport header of an inner packet. */
@@ -373,7 +380,7 @@ struct options {
 	__u16 rts;
 	__u16 probe;
 	__u16 returned; /* invalidate or misdirected */
-	__u8 pad[2];
+	__u16 label;	/* of either type */
 };
 
 /*
@@ -391,6 +398,7 @@ struct options {
  * - tunnel.peer.address, vni and origin: for a frame from the underlay read_outer() and parse_udp(), or they drop it;
  *   for a frame of an endpoint whatever chooses the destination (peer.address), adds the RTS option (origin), and the
  *   entry program (vni). tunnel.peer.interface: find_hop();
+ * - tunnel.label: parse_geneve(), parse_vxlan() and set_egress();
  * - transport: find_transport(), which runs for every IP packet. Without one packet.length is 0, and nothing is done
  *   with what transit errors reads here;
  * - tunnel.longest and packets: begin_egress(), parse_inner() and new_state();

@@ -6,7 +6,7 @@ struct function_meta {
     __u16 drop_reason;
     __u32 vni, endpoint_slot;
     __u16 packet_offset, packet_length;
-    __u32 pad1;
+    __u32 label;
     __u64 token;
 };
 ```
@@ -23,7 +23,7 @@ from droplet_functions.drop_reasons import DROP_REASONS
 from droplet_functions.verdict import Verdict, VerdictCode
 
 VERSION = 1
-META = Struct("=BBBBBxHIIHH4xQ")
+META = Struct("=BBBBBxHIIHHIQ")
 META_SIZE = META.size
 ADDRESS_SIZE = 16
 """Bytes between metadata and packet that hold the destination of SEND_TO."""
@@ -54,6 +54,8 @@ class Direction(IntEnum):
 class Meta(NamedTuple):
     """What the data plane says of a packet. `endpoint_slot` and `drop_reason` are 0 where they do not apply.
 
+    `label` is that of the sending endpoint, 0 for none: docs/functions.md says which packets have one.
+
     `point` and `direction` are plain numbers when a newer data plane sends values that this library does not know.
     """
 
@@ -63,6 +65,7 @@ class Meta(NamedTuple):
     endpoint_slot: int = 0
     drop_reason: int = 0
     token: int = 0
+    label: int = 0
 
     @property
     def drop_reason_name(self) -> str:
@@ -73,7 +76,7 @@ class Meta(NamedTuple):
         """Return the struct as the data plane writes it, without a verdict."""
         return META.pack(
             *(VERSION, self.point, self.direction, VerdictCode.NONE, 0, self.drop_reason),
-            *(self.vni, self.endpoint_slot, packet_offset, packet_length, self.token),
+            *(self.vni, self.endpoint_slot, packet_offset, packet_length, self.label, self.token),
         )
 
 
@@ -94,17 +97,17 @@ def _known(kind: type[Point] | type[Direction], value: int) -> int:
 
 def unpack(raw: bytes | bytearray | memoryview, offset: int = 0) -> Meta:
     """Return the metadata at an offset; struct.error when it ends beyond the buffer."""
-    _, point, direction, _, _, drop_reason, vni, slot, _, _, token = META.unpack_from(raw, offset)
-    return Meta(_known(Point, point), _known(Direction, direction), vni, slot, drop_reason, token)
+    _, point, direction, _, _, drop_reason, vni, slot, _, _, label, token = META.unpack_from(raw, offset)
+    return Meta(_known(Point, point), _known(Direction, direction), vni, slot, drop_reason, token, label)
 
 
 def answered(meta: bytes, verdict: Verdict, packet_length: int) -> bytes:
     """Return what stands in front of an answered packet: received metadata, a verdict and, for SEND_TO, its address."""
-    version, point, direction, _, _, drop_reason, vni, slot, _, _, token = META.unpack(meta)
+    version, point, direction, _, _, drop_reason, vni, slot, _, _, label, token = META.unpack(meta)
     offset = META_SIZE + len(verdict.address)
     head = META.pack(
         *(version, point, direction, verdict.code, verdict.reason, drop_reason),
-        *(vni, slot, offset, packet_length, token),
+        *(vni, slot, offset, packet_length, label, token),
     )
     return head + verdict.address
 
@@ -121,7 +124,7 @@ def read_answer(frame: bytes) -> Answer:
     """Return what an answered frame says; ValueError when it is malformed, as the data plane would find."""
     if len(frame) < META_SIZE:
         raise ValueError(f"an answer of {len(frame)} bytes has no room for metadata of {META_SIZE}")
-    version, _, _, code, reason, _, _, _, offset, length, _ = META.unpack_from(frame)
+    version, _, _, code, reason, _, _, _, offset, length, _, _ = META.unpack_from(frame)
     if version != VERSION:
         raise ValueError(f"metadata of version {version}, expected {VERSION}")
     if code in (VerdictCode.NONE, VerdictCode.KEEP) or code not in iter(VerdictCode):

@@ -15,6 +15,7 @@ from protocol.drop_reasons import DROP_REASONS
 
 MAX_MEMBERS = 16
 """Bouncers of one network, dividers of one VPC."""
+LARGEST_LABEL = (1 << 32) - 1
 MAX_SCOPE = 1000
 """Ids of each kind in one function's scope."""
 MAX_QUEUES = 16
@@ -85,6 +86,7 @@ class Network(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
     be the first address of its CIDR, or over IPv4 the last, where there are more than two.
     `encapsulation` is that of the tunnels to its endpoints' droplets: `vxlan` is for peers that speak only that.
     `routing` says how packets between it and the VPC's other networks go: straight, or always through a divider.
+    `labels` asks other hosts to send the labels of endpoints with their packets to this network; not for `vxlan`.
     """
 
     vpc: Referred
@@ -93,6 +95,7 @@ class Network(_Object, frozen=True, forbid_unknown_fields=True, gc=False):
     gateways: Annotated[tuple[Address, ...], msgspec.Meta(max_length=2)] = ()
     encapsulation: Literal["geneve", "vxlan"] = "geneve"
     routing: Literal["direct", "divider"] = "direct"
+    labels: bool = False
 
 
 class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -120,6 +123,7 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False
 
     `attachment` is needed on that droplet's host.
     `dscp` is its class: the DSCP of the tunnel packets that carry what it sends (RFC 2983, the pipe model).
+    `label` says to functions at receivers what it is, 0 for nothing; networks with `labels` get it.
     """
 
     id: EndpointName
@@ -129,6 +133,7 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False
     mac: EndpointMac
     attachment: Attachment | None = None
     dscp: Annotated[int, msgspec.Meta(ge=0, le=63)] = 0
+    label: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_LABEL)] = 0
 
 
 class FunctionScope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):

@@ -90,6 +90,9 @@ def _check_networks(networks: tuple[Network, ...]) -> Iterator[FieldError]:
         if network.encapsulation == "vxlan" and network.routing == "divider":
             message = "VXLAN does not say whether a divider was passed: choose geneve, or routing direct"
             yield FieldError(f"{path}.routing", ErrorCode.INVALID, message)
+        if network.encapsulation == "vxlan" and network.labels:
+            message = "VXLAN has no options that could carry labels: choose geneve, or leave labels out"
+            yield FieldError(f"{path}.labels", ErrorCode.INVALID, message)
         yield from _check_gateways(network, path)
 
 

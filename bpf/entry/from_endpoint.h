@@ -121,6 +121,7 @@ static __always_inline void set_egress(struct egress *egress, const struct inter
 	egress->packet = &state->packet;
 	egress->tunnel = &state->tunnel;
 	egress->transport = &state->transport;
+	egress->tunnel->label = sender->label;	       /* for receivers that ask */
 	egress->local = local_droplets.lookup(&index); /* closed later, if needed: NO_LOCAL_DROPLET */
 	if (egress->local && !egress->local->interface)
 		egress->local = 0;
@@ -167,13 +168,16 @@ static __always_inline enum outcome send_out(context *ctx, const struct interfac
 	ipv6 = is_over_ipv6(egress->local);
 	tunnel->source_port = bpf_htons(EPHEMERAL_FIRST + (egress->flow & EPHEMERAL_MASK));
 	tunnel->ttl = NEW_TTL;
+	tunnel->rts = sender->flags & INTERFACE_LABELS ? RTS_LABELS : 0;
 	if (sent != SENT_DIRECT) {
 		tunnel->flags = TUNNEL_RTS;
-		tunnel->rts = (sender->flags & INTERFACE_PINNED ? RTS_PINNED : 0) |
-			      (sent == HANDED_TO_BOUNCER ? RTS_DIVIDED : 0);
+		tunnel->rts |= (sender->flags & INTERFACE_PINNED ? RTS_PINNED : 0) |
+			       (sent == HANDED_TO_BOUNCER ? RTS_DIVIDED : 0);
+		if (tunnel->label && !may_ask_for_labels(&egress->packet->to))
+			tunnel->label = 0;
 		copy_address(&tunnel->origin, &egress->local->address);
 	}
-	tunnel->mtu = endpoint_mtu(hop, ipv6);
+	tunnel->mtu = endpoint_mtu(hop, ipv6, sender->label);
 	if (!fits_path(tunnel, hop, ipv6))
 		return EXCEEDS_MTU;
 	*tx_ifindex = egress->local->tx_ifindex;

@@ -270,7 +270,7 @@ static __always_inline enum outcome from_underlay(context *ctx, struct frame_sta
 		return OUTER_CHECKSUM;
 
 	if (outcome == CONTINUE && !tunnel->flags)
-		on_path = recently_confirmed(&state->packet.from, &tunnel->peer.address);
+		on_path = recently_confirmed(&state->packet.from, &tunnel->peer.address, tunnel);
 	peer = check_peer(local, tunnel, on_path);
 	if (peer != CONTINUE)
 		return peer;

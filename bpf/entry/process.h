@@ -107,8 +107,8 @@ static __always_inline bool is_wanted(const struct function_process *process, __
 	return process->reasons[outcome >> 6 & (PROCESS_REASONS - 1)] >> (outcome & 63) & 1;
 }
 
-static __always_inline void fill_meta(context *ctx, struct function_meta *meta, const struct frame_state *state,
-				      __u32 point, __u64 token)
+static __always_inline void fill_meta(context *ctx, struct function_meta *meta, struct frame_state *state, __u32 point,
+				      __u64 token)
 {
 	__u32 rx_ifindex = state->rx_ifindex, slot = 0;
 
@@ -127,7 +127,7 @@ static __always_inline void fill_meta(context *ctx, struct function_meta *meta, 
 	meta->endpoint_slot = slot;
 	meta->packet_offset = sizeof(*meta);
 	meta->packet_length = frame_length(ctx) - sizeof(*meta);
-	meta->pad1 = 0;
+	meta->label = stage_of(state)->label;
 	meta->token = token;
 }
 

@@ -190,7 +190,7 @@ static __always_inline enum outcome parse_changed(context *ctx, struct frame_sta
 	state->packet.length = 0;
 	outcome = unknown_scalar(parse_inner(ctx, state));
 	if (outcome == CONTINUE && !state->tunnel.flags)
-		*on_path = recently_confirmed(&state->packet.from, &state->tunnel.peer.address);
+		*on_path = recently_confirmed(&state->packet.from, &state->tunnel.peer.address, &state->tunnel);
 	return outcome == CONTINUE || outcome == INNER_PROTOCOL ? outcome : unusable(state);
 }
 

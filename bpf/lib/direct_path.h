@@ -71,9 +71,11 @@ static __always_inline struct found_path find_path(struct overlay_key *key)
  */
 static __always_inline __u64 path_flags(const struct tunnel *tunnel, const struct interface *receiver)
 {
+	__u64 labels = tunnel->rts & RTS_LABELS ? PATH_LABELS : 0;
+
 	if (tunnel->flags & TUNNEL_RTS)
-		return tunnel->rts & RTS_PINNED ? PATH_PINNED : 0;
-	return receiver->flags & INTERFACE_PINNED ? PATH_PINNED : 0;
+		return tunnel->rts & RTS_PINNED ? labels | PATH_PINNED : labels;
+	return receiver->flags & INTERFACE_PINNED ? labels | PATH_PINNED : labels;
 }
 
 static __always_inline enum outcome update_path(const struct tunnel *tunnel, struct overlay_key *from,
@@ -104,12 +106,14 @@ static __always_inline enum outcome update_path(const struct tunnel *tunnel, str
 	return CONTINUE;
 }
 
-static __always_inline bool recently_confirmed(struct overlay_key *from, const struct address *host)
+/* Also that the sender's network still asks for labels, or still does not. */
+static __always_inline bool recently_confirmed(struct overlay_key *from, const struct address *host,
+					       const struct tunnel *tunnel)
 {
 	struct found_path path = find_path(from);
 
 	/* Closed: without a fresh path the packet gets all checks. */
-	return path.host && path.recent && same_address(path.host, host);
+	return path.host && path.recent && same_address(path.host, host) && !((path.flags ^ tunnel->rts) & PATH_LABELS);
 }
 
 static __always_inline enum outcome learn_path(const struct tunnel *tunnel, struct overlay_key *from,
@@ -125,7 +129,7 @@ static __always_inline enum outcome learn_path(const struct tunnel *tunnel, stru
 		return endpoint && endpoint->ifindex ? SOURCE_ELSEWHERE
 						     : CONTINUE; /* open: it may be on any other host */
 	}
-	if (tunnel->flags & (TUNNEL_RTS | TUNNEL_NO_CHECKSUM) && recently_confirmed(from, &tunnel->origin))
+	if (tunnel->flags & (TUNNEL_RTS | TUNNEL_NO_CHECKSUM) && recently_confirmed(from, &tunnel->origin, tunnel))
 		return CONTINUE;
 	return update_path(tunnel, from, receiver);
 }

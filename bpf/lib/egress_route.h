@@ -51,7 +51,11 @@ static __always_inline enum outcome use_direct_path(struct egress *egress, bool 
 	copy_address(&egress->tunnel->peer.address, path.host);
 	if (*pinned && crosses_networks(egress->packet))
 		return CONTINUE;
-	return is_reachable(egress) ? SENT_DIRECT : CONTINUE;
+	if (!is_reachable(egress))
+		return CONTINUE;
+	if (!(path.flags & PATH_LABELS))
+		egress->tunnel->label = 0;
+	return SENT_DIRECT;
 }
 
 /* A packet between networks that only dividers connect. CONTINUE if this host is a divider. */
@@ -116,6 +120,8 @@ static __always_inline enum outcome route_by_endpoint(struct ethhdr *ethernet, v
 	}
 	if (VXLAN_PORT && endpoint->flags & ENDPOINT_VXLAN)
 		tunnel->flags = TUNNEL_VXLAN;
+	if (!(endpoint->flags & ENDPOINT_LABELS))
+		tunnel->label = 0;
 	return SENT_DIRECT;
 }
 

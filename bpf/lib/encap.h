@@ -94,11 +94,15 @@ static __always_inline __u32 overhead(const struct tunnel *tunnel, bool ipv6)
 	return (ipv6 ? OVERHEAD_IPV6 : OVERHEAD_IPV4) + option_bytes(tunnel, ipv6);
 }
 
-/* The MTU of an endpoint on a path. Reserves space for an RTS option, which any packet may need. */
-static __always_inline __u32 endpoint_mtu(const struct next_hop *hop, bool ipv6)
+/*
+ * The MTU of an endpoint on a path. Reserves space for an RTS option, which any packet may need, and for its label, 0
+ * for none.
+ */
+static __always_inline __u32 endpoint_mtu(const struct next_hop *hop, bool ipv6, __u32 label)
 {
 	__u32 headers = sizeof(struct ethhdr) + (ipv6 ? OVERHEAD_IPV6 + RTS_IPV6 : OVERHEAD_IPV4 + RTS_IPV4);
 
+	headers += label ? sizeof(struct label_option) : 0;
 	return hop->mtu > headers ? hop->mtu - headers : 0;
 }
 
@@ -120,7 +124,7 @@ static __always_inline bool omits_checksum(const struct local_droplet *local, co
 }
 
 /*
- * Write all outer headers; `first` is the offset of the IP header. The bounds check includes the longest option, which
+ * Write all outer headers; `first` is the offset of the IP header. The bounds check includes the longest options, which
  * always succeeds because an inner frame is longer than that.
  */
 static __always_inline bool write_over_ipv4(context *ctx, __u32 first, const struct local_droplet *local,
@@ -128,7 +132,7 @@ static __always_inline bool write_over_ipv4(context *ctx, __u32 first, const str
 {
 	void *start = frame_start(ctx), *ip = start + first;
 
-	if (ip + OVERHEAD_IPV4 + RTS_IPV4 > frame_end(ctx))
+	if (ip + OVERHEAD_IPV4 + RTS_IPV4 + sizeof(struct label_option) > frame_end(ctx))
 		return false;
 	write_ethernet(start, local, hop, bpf_htons(ETH_P_IP));
 	write_ipv4(ip, local, tunnel, sizeof(struct iphdr) + udp_length);
@@ -142,7 +146,7 @@ static __always_inline bool write_over_ipv6(context *ctx, __u32 first, const str
 {
 	void *start = frame_start(ctx), *ip = start + first;
 
-	if (ip + OVERHEAD_IPV6 + RTS_IPV6 > frame_end(ctx))
+	if (ip + OVERHEAD_IPV6 + RTS_IPV6 + sizeof(struct label_option) > frame_end(ctx))
 		return false;
 	write_ethernet(start, local, hop, bpf_htons(ETH_P_IPV6));
 	write_ipv6(ip, local, tunnel, udp_length);

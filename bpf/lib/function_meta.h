@@ -51,7 +51,7 @@ struct function_meta {
 	__u32 endpoint_slot;
 	__u16 packet_offset; /* from the start of this struct */
 	__u16 packet_length;
-	__u32 pad1;
+	__u32 label; /* of the sender, as in struct stage; 0: none */
 	__u64 token; /* comes back unchanged; 0: of no packet */
 };
 

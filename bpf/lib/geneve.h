@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Geneve (RFC 8926): header and options. Our options: return-to-sender (RTS), invalidate, misdirected and probe. */
+/* Geneve (RFC 8926): header and options. Our options: return-to-sender (RTS), invalidate, misdirected, probe, label. */
 #ifndef DROPLET_GENEVE_H
 #define DROPLET_GENEVE_H
 
@@ -37,6 +37,16 @@ struct return_to_sender {
 #define RTS_IPV4 12 /* bytes with an IPv4 origin */
 #define RTS_IPV6 24
 
+/*
+ * The label of the sender's endpoint, on packets to endpoints whose network asks for labels, and on the way to networks
+ * that the sender's host does not know. Its other type, which direct packets of a network that asks have, also says
+ * that; packets with RTS say it there. The label is then 0 if the sender has none.
+ */
+struct label_option {
+	struct geneve_option option;
+	__be32 label;
+};
+
 /* In control packets: asks the other droplet to send the whole packet back. */
 struct probe {
 	struct geneve_option option;
@@ -56,6 +66,8 @@ struct probe {
 #define OPTION_INVALIDATE    0x82 /* critical, without data: the inner destination is not on this droplet */
 #define OPTION_PROBE	     0x03
 #define OPTION_MISDIRECTED   0x84 /* critical: a bouncer or divider sent the packet to a host without its destination */
+#define OPTION_LABEL	     0x05
+#define OPTION_LABEL_ASKING  0x06 /* the sender's network asks for labels */
 #define OPTION_CRITICAL	     0x80
 #define MAX_OPTIONS	     63 /* options of 4 bytes each that fit */
 
@@ -66,6 +78,8 @@ static __always_inline enum outcome find_option(const struct geneve_option *opti
 			found->rts = at;
 		if (option->type == OPTION_PROBE)
 			found->probe = at;
+		if (option->type == OPTION_LABEL || option->type == OPTION_LABEL_ASKING)
+			found->label = at;
 		if (option->type == OPTION_INVALIDATE || option->type == OPTION_MISDIRECTED) {
 			found->returned = at;
 			return CONTINUE;
@@ -135,6 +149,19 @@ static __always_inline enum outcome read_probe(void *start, void *end, __u32 at,
 	return CONTINUE;
 }
 
+/* The last label option, of either type. */
+static __always_inline enum outcome read_label(void *start, void *end, __u32 at, struct tunnel *tunnel)
+{
+	struct label_option *label = start + bounded(at, MAX_HEADERS);
+
+	if ((void *)(label + 1) > end || option_size(&label->option) != sizeof(*label))
+		return MALFORMED_GENEVE;
+	tunnel->label = bpf_ntohl(label->label);
+	if (label->option.type == OPTION_LABEL_ASKING)
+		tunnel->rts |= RTS_LABELS;
+	return CONTINUE;
+}
+
 /* The last invalidate or misdirected option. */
 static __always_inline enum outcome read_returned(void *start, void *end, __u32 at, struct tunnel *tunnel)
 {
@@ -159,6 +186,7 @@ static __always_inline enum outcome parse_options(void *start, void *end, __u32 
 	found->rts = 0;
 	found->probe = 0;
 	found->returned = 0;
+	found->label = 0;
 	asm volatile("" : : : "memory"); /* else clang would keep `found` in registers */
 	outcome = find_options(start, end, at, at + length, found);
 	asm volatile("" : : : "memory");
@@ -168,6 +196,8 @@ static __always_inline enum outcome parse_options(void *start, void *end, __u32 
 		outcome = read_probe(start, end, found->probe, tunnel);
 	if (outcome == CONTINUE && found->returned)
 		outcome = read_returned(start, end, found->returned, tunnel);
+	if (outcome == CONTINUE && found->label)
+		outcome = read_label(start, end, found->label, tunnel);
 	return outcome;
 }
 
@@ -192,20 +222,50 @@ static __always_inline enum outcome parse_geneve(void *start, void *end, __u32 a
 		tunnel->flags |= TUNNEL_CONTROL;
 	if (payload < options + (geneve->flags & GENEVE_CONTROL_FLAG ? 0 : sizeof(struct ethhdr)))
 		return MALFORMED_GENEVE;
+	tunnel->label = 0;
 	tunnel->vni = bpf_ntohl(geneve->vni) >> 8;
 	tunnel->headers = at + sizeof(*geneve) + options;
 	tunnel->length = payload - options;
 	return options ? parse_options(start, end, at + sizeof(*geneve), options, tunnel, found) : CONTINUE;
 }
 
-static __always_inline __u32 option_bytes(const struct tunnel *tunnel, bool ipv6)
+/* Whether a packet has to say that its sender's network asks for labels: packets with other options say it there. */
+static __always_inline bool asks_directly(const struct tunnel *tunnel)
+{
+	return tunnel->rts & RTS_LABELS && !(tunnel->flags & (TUNNEL_RTS | TUNNEL_RETURNED));
+}
+
+/* VXLAN has no options. */
+static __always_inline __u32 label_bytes(const struct tunnel *tunnel)
+{
+	if (VXLAN_PORT && tunnel->flags & TUNNEL_VXLAN)
+		return 0;
+	return tunnel->label || asks_directly(tunnel) ? sizeof(struct label_option) : 0;
+}
+
+/* Bytes of the options other than the label. */
+static __always_inline __u32 path_option_bytes(const struct tunnel *tunnel, bool ipv6)
 {
 	if (tunnel->flags & (TUNNEL_RTS | TUNNEL_MISDIRECTED))
 		return ipv6 ? RTS_IPV6 : RTS_IPV4;
 	return tunnel->flags & TUNNEL_INVALIDATES ? sizeof(struct geneve_option) : 0;
 }
 
-static __always_inline void write_option(struct return_to_sender *rts, const struct tunnel *tunnel, bool ipv6)
+static __always_inline __u32 option_bytes(const struct tunnel *tunnel, bool ipv6)
+{
+	return path_option_bytes(tunnel, ipv6) + label_bytes(tunnel);
+}
+
+static __always_inline void write_label(struct label_option *option, const struct tunnel *tunnel)
+{
+	__u32 type = asks_directly(tunnel) ? OPTION_LABEL_ASKING : OPTION_LABEL;
+	__be32 *word = (__be32 *)option;
+
+	word[0] = bpf_htonl(OPTION_CLASS << 16 | type << 8 | (sizeof(*option) / 4 - 1));
+	word[1] = bpf_htonl(tunnel->label);
+}
+
+static __always_inline void write_path_option(struct return_to_sender *rts, const struct tunnel *tunnel, bool ipv6)
 {
 	__be32 *word = (__be32 *)rts;
 	__u32 type = tunnel->flags & TUNNEL_MISDIRECTED ? OPTION_MISDIRECTED : OPTION_RTS;
@@ -230,8 +290,15 @@ static __always_inline void write_geneve(struct geneve *geneve, const struct tun
 
 	word[0] = bpf_htonl((options / 4) << 24 | critical << 16 | GENEVE_ETHERNET);
 	word[1] = bpf_htonl(tunnel->vni << 8);
-	if (options)
-		write_option((void *)(geneve + 1), tunnel, ipv6);
+	if (!options)
+		return;
+	if (!label_bytes(tunnel)) {
+		write_path_option((void *)(geneve + 1), tunnel, ipv6);
+		return;
+	}
+	if (path_option_bytes(tunnel, ipv6))
+		write_path_option((void *)(geneve + 1) + sizeof(struct label_option), tunnel, ipv6);
+	write_label((void *)(geneve + 1), tunnel);
 }
 
 #endif

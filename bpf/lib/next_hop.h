@@ -99,7 +99,7 @@ static __always_inline enum outcome resolve_next_hop(struct tunnel *tunnel, stru
 		tunnel->rts = (tunnel->rts & ~RTS_VXLAN) | RTS_UNLEARNT;
 	}
 	/* No error about a packet that is being returned to its sender. */
-	tunnel->mtu = sent == MISDIRECTED ? 0 : endpoint_mtu(*hop, is_over_ipv6(*local));
+	tunnel->mtu = sent == MISDIRECTED ? 0 : endpoint_mtu(*hop, is_over_ipv6(*local), tunnel->label);
 	return fits_path(tunnel, *hop, is_over_ipv6(*local)) ? sent : EXCEEDS_MTU;
 }
 

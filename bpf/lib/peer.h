@@ -70,6 +70,7 @@ static __always_inline enum outcome reply_to_origin(const struct local_droplet *
 	vxlan = VXLAN_PORT && (tunnel->flags & TUNNEL_VXLAN || tunnel->rts & RTS_VXLAN);
 	tunnel->flags = vxlan ? TUNNEL_VXLAN : TUNNEL_RTS;
 	tunnel->rts = RTS_UNLEARNT;
+	tunnel->label = 0;
 	tunnel->attempt = 0;
 	tunnel->bounces = 0;
 	tunnel->tos &= ~ECN_MASK;

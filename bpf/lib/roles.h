@@ -6,6 +6,7 @@
 #ifndef DROPLET_ROLES_H
 #define DROPLET_ROLES_H
 
+#include "lib/endpoint.h"
 #include "lib/peer.h"
 #include "lib/route.h"
 
@@ -106,6 +107,15 @@ static __always_inline bool forget_path(const struct tunnel *tunnel, struct over
 	return true;
 }
 
+/* The label of a local endpoint for a packet that is to be sent again: it returned without one. */
+static __always_inline __u32 own_label(struct packet *packet)
+{
+	struct endpoint *sender = endpoints.lookup(&packet->from);
+	struct interface *from = find_receiver(sender ? ifindex_of(sender) : 0, packet->from.vni);
+
+	return from && from->label && may_ask_for_labels(&packet->to) ? from->label : 0;
+}
+
 /*
  * A packet of a local endpoint that was returned because its destination is not on the droplet it was sent to. Deletes
  * that direct path, or advances past the bouncer that misdirected the packet, and prepares to send it again.
@@ -127,7 +137,9 @@ static __always_inline enum outcome resend_returned(const struct local_droplet *
 		outcome = take_detour(tunnel, packet, network, &by);
 	else
 		tunnel->attempt = recall_attempt(packet);
-	tunnel->rts = network->flags & NETWORK_PINNED ? RTS_PINNED : 0;
+	tunnel->rts =
+		(network->flags & NETWORK_PINNED ? RTS_PINNED : 0) | (network->flags & NETWORK_LABELS ? RTS_LABELS : 0);
+	tunnel->label = own_label(packet);
 	return outcome;
 }
 
@@ -174,6 +186,7 @@ static __always_inline enum outcome reroute(const struct local_droplet *local, s
 static __always_inline enum outcome return_packet(struct tunnel *tunnel)
 {
 	tunnel->flags = TUNNEL_INVALIDATES;
+	tunnel->label = 0; /* its sender's host knows it */
 	tunnel->ttl = NEW_TTL;
 	return RETURNED;
 }
@@ -197,6 +210,7 @@ static __always_inline enum outcome return_misdirected(struct tunnel *tunnel, en
 	tunnel->flags = TUNNEL_MISDIRECTED;
 	tunnel->bounces = 0;
 	tunnel->rts = 0;
+	tunnel->label = 0;
 	tunnel->ttl--;
 	return MISDIRECTED;
 }

@@ -45,6 +45,14 @@ static __always_inline bool crosses_networks(const struct packet *packet)
 	return network_of(&packet->from) != network_of(&packet->to);
 }
 
+/* Whether the receiver's network may ask for labels. Open: an address of no known network may be in one that does. */
+static __always_inline bool may_ask_for_labels(const struct overlay_key *to)
+{
+	struct network *network = network_of(to);
+
+	return !network || network->flags & NETWORK_LABELS;
+}
+
 static __always_inline void fill_detour_key(struct detour_key *key, const struct packet *packet)
 {
 	copy_words(&key->from, &packet->from.address);

@@ -90,6 +90,33 @@ static __always_inline __u32 transport_flags(const struct frame_state *state)
 	return transport->later ? flags | STAGE_NO_PORTS : flags;
 }
 
+/* The label of a frame's sender as far as it was parsed; 0 if it has none. `rx_ifindex`: where it was received. */
+static __always_inline __u32 known_label(context *ctx, const struct frame_state *state, __u32 rx_ifindex)
+{
+	struct interface *sender;
+
+	if (rx_ifindex < IFINDEX_BASE)
+		return is_answer(ctx) || state->tunnel.headers ? state->tunnel.label : 0;
+	sender = find_interface(rx_ifindex);
+	return sender ? sender->label : 0;
+}
+
+/*
+ * At to_endpoint it shows only if the receiver's network asks: what other hosts send for a moment longer, or because
+ * they do not know that network, must not differ from what endpoints of this host send.
+ */
+static __always_inline __u32 shown_label(context *ctx, const struct frame_state *state, __u32 rx_ifindex,
+					 enum stage_point point)
+{
+	__u32 label = point == STAGE_PASSED ? 0 : known_label(ctx, state, rx_ifindex);
+	struct interface *receiver;
+
+	if (!label || point != STAGE_TO_ENDPOINT)
+		return label;
+	receiver = find_interface(state->receiver);
+	return receiver && receiver->flags & INTERFACE_LABELS ? label : 0;
+}
+
 static __always_inline void describe(context *ctx, struct frame_state *state, enum stage_point point)
 {
 	volatile __u64 *word = state->stage;
@@ -103,7 +130,7 @@ static __always_inline void describe(context *ctx, struct frame_state *state, en
 	word[1] = known ? peer[1] : 0;
 	word[2] = pair(point == STAGE_PASSED ? 0 : known_vni(ctx, state), state->length);
 	word[3] = pair(HAS_GSO ? state->packets : 1, ingress ? STAGE_NO_ENDPOINT : slot_of(rx_ifindex));
-	word[4] = pair(receiver, 0);
+	word[4] = pair(receiver, shown_label(ctx, state, rx_ifindex, point));
 	word[5] = pair((point == STAGE_FROM_UNDERLAY ? state->tunnel.headers : 0) |
 			       (parsed ? state->transport.offset << 16 : 0),
 		       state->packet.kind | (point == STAGE_DROPPED ? state->outcome << 16 : 0));

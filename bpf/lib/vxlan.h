@@ -25,6 +25,7 @@ static __always_inline enum outcome parse_vxlan(void *start, void *end, __u32 at
 		return VXLAN_FLAGS;
 	if (payload < sizeof(struct ethhdr))
 		return MALFORMED_OUTER;
+	tunnel->label = 0;
 	tunnel->flags |= TUNNEL_VXLAN;
 	tunnel->vni = bpf_ntohl(vxlan->vni) >> 8;
 	tunnel->headers = at + sizeof(*vxlan);

@@ -64,6 +64,7 @@ def _endpoint(endpoint: t.Endpoint, assignment: Assignment) -> Endpoint:
         assignment.addresses,
         assignment.mac,
         dscp=endpoint.dscp,
+        label=endpoint.label,
     )
 
 
@@ -133,6 +134,7 @@ def _vpc_document(vpc: t.Vpc, networks: Iterable[t.Network], placement: Placemen
                 placement.bouncers[network.name],
                 encapsulation=network.encapsulation,
                 routing=network.routing,
+                labels=network.labels,
             )
             for network in networks
         ),

@@ -61,6 +61,7 @@ class Network:
     bouncers: Members = 1
     encapsulation: Literal["geneve", "vxlan"] = "geneve"
     routing: Literal["direct", "divider"] = "direct"
+    labels: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Endpoint:
     mac: str | None = None
     dscp: int = 0
     attachment: Literal["veth", "function"] = "veth"
+    label: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,15 @@ class Reader:
             return low
         return int(value)
 
+    def flag(self, key: str) -> bool:
+        """Return true or false, false where it is not written or wrong."""
+        self._taken.add(key)
+        value = self.node[key] if self.has(key) else False
+        if isinstance(value, bool):
+            return value
+        self.wrong(f"expected true or false, not {_kind(value)}", key)
+        return False
+
     def items(self, key: str, *, needed: bool = False) -> list[Reader]:
         """Return the nodes of a list; a map of maps is taken as a list of which each has its key as `name`."""
         self._taken.add(key)

@@ -27,7 +27,7 @@ from controller_sim.topology.model import Endpoint, Members, Network, Topology, 
 from controller_sim.topology.reader import Reader
 from controller_sim.topology.underlay_rules import EDGES, WIRES, droplets_of, underlay_of
 from protocol.addresses import MAX_VNI, is_edge, parse_address, parse_cidr, parse_host_address, parse_mac
-from protocol.documents import MAX_MEMBERS
+from protocol.documents import LARGEST_LABEL, MAX_MEMBERS
 
 _PATTERN = re.compile(r"^[a-z0-9{][a-z0-9{}-]*$")
 
@@ -119,12 +119,15 @@ def _networks(root: Reader, vpcs: dict[str, Vpc], hosts: set[str], peers: set[st
         bouncers = _members(reader, "bouncers", hosts, peers, 1)
         encapsulation = cast(Any, choice(reader, "encapsulation", ("geneve", "vxlan")))
         routing = cast(Any, choice(reader, "routing", ("direct", "divider")))
+        labels = reader.flag("labels")
+        if labels and encapsulation == "vxlan":
+            reader.wrong("VXLAN cannot carry labels: choose geneve, or leave labels out", "labels")
         reader.finish()
         if vpc is not None and vpc not in known:
             reader.wrong(f"there is no VPC {vpc!r}", "vpc")
         elif vpc in vpcs and cidrs is not None:
             _check_place(reader, vpcs[vpc], cidrs, networks)
-            add(reader, networks, name, Network(name or "", vpc, cidrs, bouncers, encapsulation, routing))
+            add(reader, networks, name, Network(name or "", vpc, cidrs, bouncers, encapsulation, routing, labels))
     return networks
 
 
@@ -163,7 +166,7 @@ def _endpoints(root: Reader, networks: dict[str, Network], droplets: set[str], p
         mac = optional(reader, "mac", parse_mac, "a MAC")
         if mac is not None and len(expanded) > 1:
             reader.wrong("endpoints cannot share a MAC: remove it, or set count to 1", "mac")
-        dscp = reader.number("dscp", 0, 63, 0)
+        dscp, label = reader.number("dscp", 0, 63, 0), reader.number("label", 0, LARGEST_LABEL, 0)
         attachment = cast(Any, choice(reader, "attachment", ("veth", "function")))
         on_peers = [droplet for _, droplet in expanded if droplet in peers]
         _check_peers(reader, network, on_peers)
@@ -179,7 +182,8 @@ def _endpoints(root: Reader, networks: dict[str, Network], droplets: set[str], p
         _claim(reader, used, network.vpc, "mac", mac, expanded)
         _check_capacity(reader, network, counts, len(expanded))
         for own, droplet in expanded:
-            add(reader, endpoints, own, Endpoint(own, network.name, droplet, addresses, mac, dscp, attachment))
+            one = Endpoint(own, network.name, droplet, addresses, mac, dscp, attachment, label)
+            add(reader, endpoints, own, one)
     return endpoints
 
 

@@ -226,7 +226,7 @@ class Dut:
 
     def receiver(self, slot: int, mac: bytes, vni: int = VNI) -> None:
         """Set the Ethernet address of an interface that sends nothing."""
-        receiver = map_layout.INTERFACE.pack(vni, 0, bytes(16), bytes(4), mac, 0, MTU, 0)
+        receiver = map_layout.INTERFACE.pack(vni, 0, bytes(16), bytes(4), mac, 0, MTU, 0, 0)
         self.put(MapName.INTERFACES, map_layout.U32.pack(slot), receiver)
 
     def interface(
@@ -239,10 +239,12 @@ class Dut:
         flags: int = 0,
         mtu: int = MTU,
         dscp: int = 0,
+        label: int = 0,
     ) -> None:
         """Set the endpoint that sends on an interface, and its droplet in the underlay."""
         addresses = (p.ip(ipv6 or "::"), p.ip(ipv4 or "0.0.0.0"))
-        sender = map_layout.INTERFACE.pack(vni, int(self.over_ipv6), *addresses, MAC[A], flags, mtu, dscp << 2)
+        rest = (MAC[A], flags, mtu, dscp << 2, label)
+        sender = map_layout.INTERFACE.pack(vni, int(self.over_ipv6), *addresses, *rest)
         self.put(MapName.INTERFACES, map_layout.U32.pack(slot), sender)
 
     def network(self, cidr: str, gateway: str, bouncers: tuple[str, ...], flags: int = 0) -> None:

@@ -10,7 +10,8 @@ ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTH, NO_NEXT, DESTINATION = 0, 43, 44, 51, 59, 60
 OPTION_CLASS = 0xFF4D
 RTS_TYPE, INVALIDATE_TYPE, PROBE_TYPE, MISDIRECTED_TYPE = 0x01, 0x82, 0x03, 0x84
-PINNED, DIVIDED, UNLEARNT, SPEAKS_VXLAN = 1, 2, 4, 8
+LABEL_TYPE, LABEL_ASKING_TYPE = 0x05, 0x06
+PINNED, DIVIDED, UNLEARNT, SPEAKS_VXLAN, LABELS = 1, 2, 4, 8, 16
 """Flags of return-to-sender."""
 GATEWAY_MAC = bytes.fromhex("02d201e70001")
 DF, MF = 0x4000, 0x2000
@@ -163,6 +164,10 @@ def option(class_: int, kind: int, body: bytes = b"", reserved: int = 0) -> byte
 
 def rts(origin: str, bounces: int = 0, flags: int = 0, attempt: int = 0) -> bytes:
     return option(OPTION_CLASS, RTS_TYPE, bytes([bounces, flags, attempt, 0]) + ip(origin))
+
+
+def label(number: int, asking: bool = False) -> bytes:
+    return option(OPTION_CLASS, LABEL_ASKING_TYPE if asking else LABEL_TYPE, struct.pack("!I", number))
 
 
 def misdirected(by: str, attempt: int = 0, flags: int = 0) -> bytes:

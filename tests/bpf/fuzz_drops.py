@@ -11,6 +11,8 @@ from fuzz_offloads import is_gso_of_udp, is_no_tunnels, is_refused_by_kernel
 from fuzz_parse import ARP, EXTENSIONS, ICMPV6, IPV6, MAPPED, UNFOUND, VLAN, Ip, Tunnel, read_inner, read_ip
 from fuzz_rules import (
     INVALIDATE,
+    LABEL,
+    LABEL_ASKING,
     MISDIRECTED,
     PROBE,
     RTS,
@@ -143,7 +145,7 @@ def _is_malformed_geneve(s: PacketView) -> bool:
     t = s.tunnel
     if t is None or (len(t.inner) < 14 and not t.flags & 0x80):
         return True
-    sizes = {RTS: (8, 20), PROBE: (12,), INVALIDATE: (0,), MISDIRECTED: (8, 20)}
+    sizes = {RTS: (8, 20), PROBE: (12,), INVALIDATE: (0,), MISDIRECTED: (8, 20), LABEL: (4,), LABEL_ASKING: (4,)}
     return any(class_ == 0xFF4D and len(body) not in sizes.get(kind, (len(body),)) for class_, kind, body in t.options)
 
 

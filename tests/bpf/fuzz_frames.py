@@ -291,6 +291,9 @@ def _options(c: RandomSource, model: Model) -> tuple[bytes, bool]:
             parts.append(layer.option(c, layer.OURS, 0x84, _droplet_and_attempt(c, model)))
     elif c.once(0.5):
         parts.append(layer.option(c, layer.OURS, 1, _droplet_and_attempt(c, model)))
+    if c.once(0.3):
+        length = 4 if c.once(0.95) else c.of(0, 8)
+        parts.append(layer.option(c, layer.OURS, c.of(5, 6), c.of(b"\0\0\0\7", bytes(8), b"\xff" * 8)[:length]))
     for _ in range(c.of(0, 0, 0, 1, 2, 9) if c.once(0.3) else 0):
         kind = c.rng.randrange(128) | (0x80 if c.once(0.08) else 0)
         parts.append(layer.option(c, c.of(0x0102, 0xFF4D, 0), kind, bytes(c.of(0, 4, 8, 20))))
@@ -304,7 +307,7 @@ def _droplet_and_attempt(c: RandomSource, model: Model) -> bytes:
     if c.once(0.05):
         origin = c.rng.choice(list(model.uplinks.values())).address
     body = origin[12:] if is_v4(origin) and c.once(0.9) else origin
-    flags = c.of(0, 0, 1, 2, 3, 4, 7, 12, 255)
+    flags = c.of(0, 0, 1, 2, 3, 4, 7, 12, 16, 17, 255)
     return bytes([c.of(0, 0, 1, 3, 4, 255), flags, c.of(0, 0, 0, 1, 3, 15, 255), 0]) + body
 
 

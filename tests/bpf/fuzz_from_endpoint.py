@@ -22,6 +22,7 @@ from fuzz_parse import (
 )
 from fuzz_replies import Replies
 from fuzz_rules import (
+    ASKS,
     RTS,
     ViolationError,
     check_error,
@@ -29,6 +30,7 @@ from fuzz_rules import (
     check_same,
     inner_sums_right,
     ip_of,
+    label_of,
     need,
     origin_of,
     sent_out,
@@ -140,7 +142,9 @@ class FromEndpoint(Replies):
             down = model.hops[(peer, model.uplinks[sender.droplet].interface)].flags & map_layout.NEXT_HOP_DOWN
             bouncer = network and network.flags & map_layout.NETWORK_LOCAL_BOUNCER  # which knows no other way
             need(not down or bouncer, "never directly to one that is down, but by its bouncer")
-            need(not tunnel.options, "a direct packet carries no options")
+            need(tunnel.option(RTS) is None, "a direct packet is to be answered where it came from")
+            asked = {bool(labels) for host, labels in self._labels_asked(endpoint, path) if host == peer}
+            self._check_label(tunnel, sender, asked)
             vxlan = endpoint and endpoint.flags & map_layout.ENDPOINT_VXLAN
             need(not tunnel.is_vxlan or vxlan, "VXLAN only to endpoints that speak it")
             return
@@ -151,7 +155,26 @@ class FromEndpoint(Replies):
         }.get(step.outcome, vpc.members if vpc else ())
         need(peer in allowed, "to a bouncer of its network, or a divider of its VPC")
         divided = DIVIDED if step.outcome is Outcome.HANDED_TO_BOUNCER else 0
-        self._check_rts(tunnel, uplink.address, 0, sender.flags & map_layout.INTERFACE_PINNED | divided)
+        flags = sender.flags & map_layout.INTERFACE_PINNED | divided
+        flags |= ASKS if sender.flags & map_layout.INTERFACE_LABELS else 0
+        self._check_rts(tunnel, uplink.address, 0, flags)
+        self._check_label(tunnel, sender, {other is None or bool(other.flags & map_layout.NETWORK_LABELS)})
+
+    @staticmethod
+    def _labels_asked(endpoint: map_layout.Endpoint | None, path: bytes | None) -> list[tuple[bytes, int]]:
+        """Return the hosts of an endpoint, by documents and packets, and whether its network asks for labels."""
+        ways = [(endpoint.host, endpoint.flags & map_layout.ENDPOINT_LABELS)] if endpoint else []
+        return [*ways, (path[:16], path[16] & map_layout.PATH_LABELS)] if path else ways
+
+    @staticmethod
+    def _check_label(tunnel: Tunnel, sender: map_layout.Interface, asked: set[bool]) -> None:
+        """Assert that the label is there if it is asked for; `asked` has both if that cannot be told."""
+        label, asks = label_of(tunnel)
+        need(
+            label in {sender.label if one else 0 for one in asked} or tunnel.is_vxlan, "labels where they are asked for"
+        )
+        need(not label or label == sender.label, "an endpoint sends its own label")
+        need(tunnel.is_vxlan or asks == bool(sender.flags & map_layout.INTERFACE_LABELS), "its network asks, or not")
 
     def _check_rts(self, tunnel: Tunnel, origin: bytes, bounces: int, flags: int) -> None:
         body = tunnel.option(RTS)

@@ -19,6 +19,7 @@ from fuzz_parse import (
 from fuzz_replies import Replies
 from fuzz_rules import (
     INVALIDATE,
+    LABEL_ASKING,
     MISDIRECTED,
     PROBE,
     RTS,
@@ -33,6 +34,7 @@ from fuzz_rules import (
     found,
     ip_of,
     is_own_misdirected,
+    label_of,
     merged,
     need,
     origin_of,
@@ -41,6 +43,7 @@ from fuzz_rules import (
 )
 
 from agent.core.model import map_layout
+from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.datapath.bpf.outcomes import Outcome
 
 UNLEARNT, SPEAKS_VXLAN = 4, 8
@@ -170,6 +173,21 @@ class FromUnderlay(Replies):
             self._check_misdirected(tunnel, sent)
         elif not sent.is_vxlan:
             self._check_forwarding(step, tunnel, sent, uplink)
+        self._check_forwarded_label(step, tunnel, sent, ip)
+
+    def _check_forwarded_label(self, step: Step, tunnel: Tunnel, sent: Tunnel, ip: Ip) -> None:
+        """Hold a label to the received one, or to that of the local endpoint whose packet is sent anew."""
+        model, vni = self.model, tunnel.vni
+        want = label_of(tunnel)
+        if step.outcome in (Outcome.RETURNED, Outcome.MISDIRECTED) or sent.is_vxlan:
+            want = 0, False
+        elif comes_back(tunnel) or is_own_misdirected(model, tunnel, ip):
+            endpoint, to = model.endpoints[vni, ip.source], model.network_of(vni, ip.destination)
+            sender, own = model.interfaces[endpoint.ifindex - IFINDEX_BASE], model.network_of(vni, ip.source)
+            asked = to is None or to.flags & map_layout.NETWORK_LABELS
+            want = sender.label if asked else 0, bool(own and own.flags & map_layout.NETWORK_LABELS)
+        need(label_of(sent) == want, "a label is forwarded as it came, and sent anew with what is sent anew")
+        need(sent.option(LABEL_ASKING) is None, "by bouncers, networks ask with a flag")
 
     @staticmethod
     def _check_misdirected(tunnel: Tunnel, sent: Tunnel) -> None:
@@ -241,6 +259,7 @@ class FromUnderlay(Replies):
         need(sent.ip.ttl == 64 and sent.is_vxlan == bool(speaks), "in what the origin speaks")
         body = sent.option(RTS)
         need(sent.is_vxlan or (body and body[1] & UNLEARNT), "and teaches no path")
+        need(label_of(sent) == (0, False), "a droplet's own answer has no label")
         return tunnel, sent
 
     def _arp_answered_remote(self, step: Step) -> None:

@@ -214,22 +214,24 @@ def _add_vpc(rng: Random, model: Model, vni: int) -> None:
     if rng.random() < 0.9:
         model.vpcs[vni] = map_layout.AddressSet(int(rng.random() < 0.35), _some_peers(rng, model))
     pinned = {at: rng.random() < 0.3 for at in (0, 1)}
+    asks = {at: rng.random() < 0.3 for at in (0, 1)}
     for at, cidr in enumerate(CIDRS):
         if rng.random() < 0.93:
             flags = map_layout.NETWORK_LOCAL_BOUNCER if rng.random() < 0.35 else 0
             flags |= map_layout.NETWORK_PINNED if pinned[at % 2] else 0
+            flags |= map_layout.NETWORK_LABELS if asks[at % 2] else 0
             gateway = map_layout.mapped(ip_network(cidr)[254].packed)
             model.networks[(vni, cidr)] = Network(vni, cidr, gateway, flags, _some_peers(rng, model))
     for home in (0, 1):
         for number in (1, 2, 3, 4):
             if rng.random() < 0.85:
-                _add_endpoint(rng, model, vni, home, number, pinned[home])
+                _add_endpoint(rng, model, vni, home, number, pinned[home], asks[home])
 
 
-def _add_endpoint(rng: Random, model: Model, vni: int, home: int, number: int, pinned: bool) -> None:
+def _add_endpoint(rng: Random, model: Model, vni: int, home: int, number: int, pinned: bool, asks: bool) -> None:
     """Numbers 1 and 2 are local, the others elsewhere; most have both families."""
     mac = bytes([2, vni & 0xFF, 0, 0, home, number])
-    flags = map_layout.ENDPOINT_PINNED if pinned else 0
+    flags = (map_layout.ENDPOINT_PINNED if pinned else 0) | (map_layout.ENDPOINT_LABELS if asks else 0)
     flags |= map_layout.ENDPOINT_VXLAN if vni == 10 and model.features.vxlan_port else 0
     mtu = rng.choice((1406, 1438, 1438, 1280, 576, 100))
     v4, v6 = (packed(f"{start}{number}") for start in HOMES[home])
@@ -245,9 +247,12 @@ def _add_endpoint(rng: Random, model: Model, vni: int, home: int, number: int, p
             v6 if families & 2 else ZERO,
             v4[12:] if families & 1 else bytes(4),
             mac,
-            (map_layout.INTERFACE_PINNED if pinned else 0) | (WITH_STAGES if model.features.functions else 0),
+            (map_layout.INTERFACE_PINNED if pinned else 0)
+            | (map_layout.INTERFACE_LABELS if asks else 0)
+            | (WITH_STAGES if model.features.functions else 0),
             mtu,
             rng.choice((0, 0, 0x2E << 2, 63 << 2)),
+            rng.choice((0, 0, 1, 0xFFFFFFFF)),
         )
     for bit, address in ((1, v4), (2, v6)):
         if families & bit:
@@ -262,5 +267,6 @@ def _add_paths(rng: Random, model: Model) -> None:
                 for start in HOMES[home]:
                     if rng.random() < 0.25:
                         flags = map_layout.PATH_PINNED if rng.random() < 0.3 else 0
+                        flags |= map_layout.PATH_LABELS if rng.random() < 0.3 else 0
                         path = rng.choice(list(model.peers)), flags, rng.choice((0, 5, 20, 50, 120))
                         model.paths[(vni, packed(f"{start}{number}"))] = path

@@ -17,6 +17,7 @@ from fuzz_rules import (
     data_packet,
     ip_of,
     is_own_misdirected,
+    label_of,
     need,
     origin_of,
 )
@@ -121,6 +122,10 @@ class Oracle(FromEndpoint, FromUnderlay):
             host = map_layout.DIRECT_PATH.unpack(value)[0]
             need(host in self.model.peers, "a path leads to a known droplet")
             need(host == origin_of(tunnel), "a path leads to where the sender is")
+            flags = map_layout.DIRECT_PATH.unpack(value)[1]
+            need(
+                bool(flags & map_layout.PATH_LABELS) == label_of(tunnel)[1], "a path knows whether labels are asked for"
+            )
             local = self.model.endpoints.get((tunnel.vni, ip.source))
             need(not local or (not local.ifindex and local.host == host), "documents know better than packets")
             network = self.model.network_of(tunnel.vni, ip.source)

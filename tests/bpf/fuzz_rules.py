@@ -33,7 +33,9 @@ ANSWERS = {
     Outcome.ICMP_UNREACHABLE_SENT_REMOTE,
 }
 """Of those that are forwarded: a single packet of this droplet's own."""
-INVALIDATE, MISDIRECTED, RTS, PROBE = 0x82, 0x84, 1, 3
+INVALIDATE, MISDIRECTED, RTS, PROBE, LABEL, LABEL_ASKING = 0x82, 0x84, 1, 3, 5, 6
+ASKS = 16
+"""Flag of return-to-sender: the sender's network asks for labels."""
 BACK = ((0xFF4D, INVALIDATE), (0xFF4D, MISDIRECTED))
 """Options of a packet that comes back to the droplet of its sender."""
 
@@ -115,6 +117,14 @@ def address_in(body: bytes) -> bytes:
     return MAPPED + body[4:8] if len(body) == 8 else body[4:20]
 
 
+def label_of(tunnel: Tunnel) -> tuple[int, bool]:
+    """Return the label that a packet carries, 0 for none, and whether its sender's network asks for labels."""
+    last = next((o for o in reversed(tunnel.options) if o[0] == 0xFF4D and o[1] in (LABEL, LABEL_ASKING)), None)
+    rts = None if tunnel.option(MISDIRECTED) is not None else tunnel.option(RTS)
+    asks = bool(rts and rts[1] & ASKS)
+    return (int.from_bytes(last[2], "big"), asks or last[1] == LABEL_ASKING) if last else (0, asks)
+
+
 def comes_back(tunnel: Tunnel) -> bool:
     """Return whether a packet is marked as coming back to the droplet of its sender."""
     return any(tunnel.option(kind) is not None for kind in (INVALIDATE, MISDIRECTED))
@@ -193,8 +203,10 @@ def _check_header(tunnel: Tunnel, frame: bytes) -> None:
     if tunnel.is_vxlan:
         need(head[:4] == b"\x08\0\0\0", "VXLAN's flags are the VNI's alone")
         return
-    kinds = [option[:2] for option in tunnel.options]
-    need(kinds in ([], [(0xFF4D, RTS)], *([one] for one in BACK)), "at most one option, ours")
+    labels = [option for option in tunnel.options if option[1] in (LABEL, LABEL_ASKING)]
+    need(len(labels) <= 1 and all(len(body) == 4 for _, _, body in labels), "at most one label, of 4 bytes")
+    kinds = [option[:2] for option in tunnel.options if option not in labels]
+    need(kinds in ([], [(0xFF4D, RTS)], *([one] for one in BACK)), "at most one other option, ours")
     critical = 0x40 if kinds and kinds[0] in BACK else 0
     need(tunnel.flags == critical and tunnel.protocol == 0x6558, "C says whether an option is critical; O is not set")
 

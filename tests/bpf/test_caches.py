@@ -178,7 +178,7 @@ def test_an_endpoint_that_moved_away_gets_nothing_more_while_its_interface_is_st
 def test_a_slot_that_another_endpoint_got_is_not_the_old_ones(dut: Dut, vni: int) -> None:
     """Behind the generation's back: `interfaces` alone decides whose the slot is."""
     warm(dut)
-    value = map_layout.INTERFACE.pack(vni, 0, p.ip(A6), p.ip(A), MAC[B], 0, MTU, 0)
+    value = map_layout.INTERFACE.pack(vni, 0, p.ip(A6), p.ip(A), MAC[B], 0, MTU, 0, 0)
     bpf.update(dut.fds[MapName.INTERFACES], map_layout.U32.pack(SLOT), value)
     assert dut.from_underlay(FROM_R).outcome is Outcome.ENDPOINT_NOT_LOCAL
 
@@ -246,7 +246,7 @@ def test_the_slot_of_one_family_is_not_that_of_the_other(dut: Dut) -> None:
     dut.put(
         MapName.INTERFACES,
         map_layout.U32.pack(2),
-        map_layout.INTERFACE.pack(VNI, 0, p.ip(B6), p.ip(A), MAC[B], 0, MTU, 0),
+        map_layout.INTERFACE.pack(VNI, 0, p.ip(B6), p.ip(A), MAC[B], 0, MTU, 0, 0),
     )
     to_ipv6 = tunnelled(p.ethernet(MAC[A], MAC[R], p.IPV6, p.ipv6(R6, ipv6, p.udp())))
     for frame, mac in ((to_ipv6, MAC[A]), (FROM_R, MAC[B]), (to_ipv6, MAC[A]), (FROM_R, MAC[B])):

@@ -77,7 +77,7 @@ def endpoint_actions(veth: Veth) -> list[Action]:
     address = mapped(ipaddress.ip_interface(veth.addresses[0]).packed)
     slot = veth.ifindex - IFINDEX_BASE
     where = ENDPOINT.pack(HERE, veth.ifindex, 0, veth.mtu, veth.peer_mac)
-    sender = INTERFACE.pack(VNI, 0, bytes(16), address[12:], veth.peer_mac, 0, veth.mtu, 0)
+    sender = INTERFACE.pack(VNI, 0, bytes(16), address[12:], veth.peer_mac, 0, veth.mtu, 0, 0)
     return [
         EnsureVeth(veth),
         PutEntries(MapName.INTERFACES, ((U32.pack(slot), sender),)),

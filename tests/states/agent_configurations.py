@@ -144,6 +144,12 @@ LAYOUT_CONFIGURATIONS: dict[str, Configuration] = {
         c=on("d1-6", "c", "192.168.1.20", "fd00:0:0:1::20", dscp=46),
         d=on("d1", "d", "fd00:0:0:1::21", dscp=8),
     ),
+    "labels": changed(
+        FAMILIES,
+        red=(both(labels=True),),
+        c=on("d1-6", "c", "192.168.1.20", "fd00:0:0:1::20", label=7),
+        d=on("d1", "d", "fd00:0:0:1::21", label=1),
+    ),
     "a droplet's address that no interface has": changed(
         SEVERAL, second=({"droplets": [SECOND]}, {"droplets": [{**SECOND, "address": "10.77.0.1"}]})
     ),

@@ -52,7 +52,14 @@ def printed(capsys: pytest.CaptureFixture[str], kind: str, *items: object) -> st
             Network("n", "v", ("10.0.0.0/8",), routing="divider"),
             "ROUTING",
         ),
+        (
+            "networks",
+            Network("n", "v", ("10.0.0.0/8",)),
+            Network("n", "v", ("10.0.0.0/8",), labels=True),
+            "LABELS",
+        ),
         ("endpoints", ENDPOINT, Endpoint("b", "front", "d1", ("192.168.1.6",), ENDPOINT.mac, None, 46), "DSCP"),
+        ("endpoints", ENDPOINT, Endpoint("b", "front", "d1", ("192.168.1.6",), ENDPOINT.mac, label=7), "LABEL"),
     ],
 )
 def test_a_column_is_shown_if_one_object_has_an_unusual_value(capsys, kind, usual, other, column) -> None:

@@ -249,6 +249,8 @@ def test_defaults_are_left_out_of_acknowledgements() -> None:
         ("droplets[0].udp_checksum", "none"),
         ("endpoints[0].dscp", 64),
         ("endpoints[0].dscp", -1),
+        ("endpoints[0].label", -1),
+        ("endpoints[0].label", 1 << 32),
         ("endpoints[0].addresses[0]", "fe80::5"),
     ],
 )

@@ -18,7 +18,7 @@ from droplet_functions.verdict import GO_ON, KEEP, SEND_BACK, Verdict
 HEADER = Path(__file__).resolve().parents[2] / "bpf" / "lib" / "function_meta.h"
 FIELDS = (
     *("version", "point", "direction", "verdict", "user_reason", "drop_reason", "vni", "endpoint_slot"),
-    *("packet_offset", "packet_length", "token"),
+    *("packet_offset", "packet_length", "label", "token"),
 )
 
 
@@ -72,7 +72,7 @@ METAS = st.builds(
     Meta,
     st.sampled_from(Point),
     st.sampled_from(Direction),
-    *(st.integers(0, (1 << bits) - 1) for bits in (32, 32, 16, 64)),
+    *(st.integers(0, (1 << bits) - 1) for bits in (32, 32, 16, 64, 32)),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from socket import htons
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -18,19 +18,24 @@ from agent.core.model.map_layout import (
     DROPLET,
     DROPLET_ZERO_CHECKSUM,
     ENDPOINT,
+    ENDPOINT_LABELS,
     ENDPOINT_PINNED,
     ENDPOINT_VXLAN,
     INTERFACE,
+    INTERFACE_LABELS,
     INTERFACE_PINNED,
     LOCAL_DROPLET,
     NETWORK,
+    NETWORK_LABELS,
+    NETWORK_LOCAL_BOUNCER,
+    NETWORK_PINNED,
     OVERLAY_KEY,
     U32,
     MapName,
     mapped,
     network_key,
 )
-from agent.core.model.overhead import endpoint_mtu
+from agent.core.model.overhead import endpoint_mtu, uplink_mtu
 from agent.core.model.resolved_state import HostState
 from agent.core.model.uplinks import Uplink
 from agent.core.nexthop.next_hops import Peer
@@ -39,7 +44,17 @@ from agent.core.plan.actions import EnsureVeth
 from agent.core.plan.planner import plan_change
 from protocol import codec
 from protocol.addresses import parse_address
-from protocol.documents import Attachment, Document, Droplet, Endpoint, Function, FunctionProgram, Network, Vpc
+from protocol.documents import (
+    LARGEST_LABEL,
+    Attachment,
+    Document,
+    Droplet,
+    Endpoint,
+    Function,
+    FunctionProgram,
+    Network,
+    Vpc,
+)
 
 Checksum = Literal["full", "zero"]
 MAC = bytes.fromhex("020000000101")
@@ -80,7 +95,7 @@ def test_one_document_becomes_entries_and_an_interface() -> None:
     interface = after.entries[MapName.INTERFACES][U32.pack(0)]
     assert INTERFACE.unpack(interface) == (
         *(7, 0, parse_address("fd00::5"), bytes([192, 168, 1, 5])),
-        *(mac, 0, 1438, 0),
+        *(mac, 0, 1438, 0, 0),
     )
     gateway, flags, count, broadcast, bouncers = NETWORK.unpack(
         after.entries[MapName.NETWORKS][network_key(7, bytes([192, 168, 1, 0]), 24)]
@@ -129,10 +144,11 @@ def test_two_droplets_on_one_interface_give_each_endpoint_its_own_and_the_mtu_of
     [
         ({"encapsulation": "vxlan"}, ENDPOINT_VXLAN, 0),
         ({"routing": "divider"}, ENDPOINT_PINNED, INTERFACE_PINNED),
+        ({"labels": True}, ENDPOINT_LABELS, INTERFACE_LABELS),
     ],
 )
-def test_a_network_of_vxlan_and_a_pinned_one_mark_their_endpoints_everywhere_and_their_interfaces(
-    change: dict[str, str], endpoint: int, interface: int
+def test_a_network_of_vxlan_a_pinned_one_and_one_that_asks_mark_their_endpoints_everywhere_and_their_interfaces(
+    change: dict[str, Any], endpoint: int, interface: int
 ) -> None:
     network = msgspec.structs.replace(DOCUMENT.networks[0], **change)
     after = rendered(msgspec.structs.replace(DOCUMENT, networks=(network,)))
@@ -145,6 +161,35 @@ def test_an_endpoints_dscp_is_in_the_upper_six_bits() -> None:
     endpoints = tuple(msgspec.structs.replace(endpoint, dscp=46) for endpoint in DOCUMENT.endpoints)
     after = rendered(msgspec.structs.replace(DOCUMENT, endpoints=endpoints))
     assert INTERFACE.unpack(after.entries[MapName.INTERFACES][U32.pack(0)])[7] == 0xB8
+
+
+def test_a_network_that_asks_for_labels_says_so_in_all_its_entries() -> None:
+    network = msgspec.structs.replace(DOCUMENT.networks[0], labels=True, routing="divider")
+    entries = rendered(msgspec.structs.replace(DOCUMENT, networks=(network,))).entries[MapName.NETWORKS]
+    assert {NETWORK.unpack(value)[1] for value in entries.values()} == {
+        NETWORK_LABELS | NETWORK_PINNED | NETWORK_LOCAL_BOUNCER
+    }
+
+
+@pytest.mark.parametrize("label", [1, LARGEST_LABEL])
+def test_a_label_is_in_the_interface_and_its_option_leaves_the_endpoint_a_smaller_mtu(label: int) -> None:
+    endpoints = tuple(msgspec.structs.replace(endpoint, label=label) for endpoint in DOCUMENT.endpoints)
+    after = rendered(msgspec.structs.replace(DOCUMENT, endpoints=endpoints))
+    interface = INTERFACE.unpack(after.entries[MapName.INTERFACES][U32.pack(0)])
+    assert (interface[6], interface[8]) == (1430, label)
+    assert ENDPOINT.unpack(after.entries[MapName.ENDPOINTS][LOCAL])[3] == after.veths["a"].mtu == 1430
+
+
+@pytest.mark.parametrize(("label", "mtu"), [(0, 1341), (7, 1349)])
+def test_an_uplink_has_to_leave_a_labelled_endpoint_the_least_mtu_of_ipv6(label: int, mtu: int) -> None:
+    endpoints = tuple(msgspec.structs.replace(endpoint, label=label) for endpoint in DOCUMENT.endpoints)
+    body = codec.encode(msgspec.structs.replace(DOCUMENT, endpoints=endpoints))
+    for size, wrong in ((mtu, 1), (mtu + 1, 0)):
+        desired = Desired(replace(HERE, uplinks=(replace(ETH0, mtu=size),)))
+        desired.documents.put("all", 1, body)
+        desired.resolve()
+        errors = desired.documents.status("all").errors
+        assert [error.path for error in errors] == ["endpoints[0].droplet"] * wrong
 
 
 @pytest.mark.parametrize("other", ["full", "zero"])
@@ -177,6 +222,12 @@ def test_droplets_of_one_host_have_its_number_and_no_other() -> None:
 
 def test_the_mtu_reserves_the_overhead_of_the_tunnel_and_the_option() -> None:
     assert (endpoint_mtu(1500, "ipv4"), endpoint_mtu(1500, "ipv6"), endpoint_mtu(60, "ipv4")) == (1438, 1406, 0)
+    assert (endpoint_mtu(1500, "ipv4", 7), endpoint_mtu(1500, "ipv6", 7), endpoint_mtu(65, "ipv4", 7)) == (
+        1430,
+        1398,
+        0,
+    )
+    assert endpoint_mtu(uplink_mtu(1280, "ipv6", 7), "ipv6", 7) == 1280
 
 
 def test_an_interfaces_name_fits_the_kernel_and_differs_by_instance() -> None:

@@ -50,6 +50,12 @@ def test_a_network_with_routing_divider_must_use_geneve() -> None:
     assert (error.path, error.code) == ("networks[0].routing", ErrorCode.INVALID)
 
 
+def test_a_network_that_asks_for_labels_must_use_geneve() -> None:
+    group = Network("front", "red", ("10.1.1.0/24",), encapsulation="vxlan", labels=True)
+    (error,) = check(Document(vpcs=(VPC,), networks=(group,)))
+    assert (error.path, error.code) == ("networks[0].labels", ErrorCode.INVALID)
+
+
 def errors_of(document: Document) -> list[tuple[str, str, str]]:
     return [(error.path, error.code.value, error.message) for error in check(document)]
 

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 import controller_sim
 from agent.core.model.overhead import MIN_MTU, overhead
+from controller_sim.control.compiler import compile_documents
 from controller_sim.topology.file import TopologyError, parse_topology, read_topology
 from controller_sim.topology.ipam import allocate
 from controller_sim.topology.model import capacity_of, gateway_of
 from controller_sim.topology.overhead import OVERHEAD, RETURN_TO_SENDER, least_for_agent
+from controller_sim.topology.placement import place
 
 VALID = """\
 droplets:
@@ -222,9 +224,9 @@ vpcs:
   - {name: red, vni: 1001, cidr: [10.0.0.0/16, "fd10::/48"]}
 networks:
   - {name: web, vpc: red, cidr: [10.0.1.0/24, "fd10:0:0:1::/64"], bouncers: [b], encapsulation: vxlan}
-  - {name: data, vpc: red, cidr: "fd10:0:0:2::/64", routing: divider}
+  - {name: data, vpc: red, cidr: "fd10:0:0:2::/64", routing: divider, labels: true}
 endpoints:
-  - {name: web-1, network: web, droplet: a2, address: ["fd10:0:0:1::9", 10.0.1.9], dscp: 46}
+  - {name: web-1, network: web, droplet: a2, address: ["fd10:0:0:1::9", 10.0.1.9], dscp: 46, label: 4294967295}
   - {name: bare-1, network: web, droplet: p}
 agents: {attach_mode: generic, data_plane: {geneve_port: 7081, families: [ipv4, ipv6]}}
 """
@@ -244,10 +246,23 @@ def test_subnets_interfaces_peers_and_agents_become_plain_data():
     assert (topology.droplets["b"].udp_checksum, topology.droplets["b"].link_mtu) == ("zero", 1450)
     assert topology.networks["web"].encapsulation == "vxlan"
     assert topology.networks["data"].routing == "divider"
+    assert topology.networks["data"].labels
+    assert not topology.networks["web"].labels
     assert topology.endpoints["web-1"].addresses == ("fd10:0:0:1::9", "10.0.1.9")
-    assert topology.endpoints["web-1"].dscp == 46
+    assert (topology.endpoints["web-1"].dscp, topology.endpoints["web-1"].label) == (46, 4294967295)
     assert topology.agents.attach_mode == "generic"
     assert dict(topology.agents.data_plane) == {"geneve_port": 7081, "families": ("ipv4", "ipv6")}
+
+
+def test_labels_and_who_asks_for_them_are_in_the_documents_of_every_host():
+    text = ROUTED.replace("label: 4294967295}", "label: 7}").replace("bouncers: [b]", "bouncers: [a1, b]")
+    topology = parse_topology(text)
+    documents = compile_documents(topology, allocate(topology), place(topology), str)
+    for host, name in (("a", "endpoint.web-1"), ("b", "network.web.p")):
+        labels = {endpoint.id: endpoint.label for endpoint in documents[host][name].endpoints}
+        assert labels["web-1"] == 7
+    found = {(one.id, one.labels) for host in topology.hosts for one in documents[host]["vpc.red"].networks}
+    assert found == {("web", False), ("data", True)}
 
 
 def test_the_server_has_an_address_of_each_family_of_its_subnet_and_a_host_reaches_it_by_its_own():
@@ -266,6 +281,9 @@ def test_the_server_has_an_address_of_each_family_of_its_subnet_and_a_host_reach
         ('"fd10:0:0:1::9", 10.0.1.9', "10.0.1.8, 10.0.1.9", "endpoints[0].address"),
         ('"fd10:0:0:1::9", 10.0.1.9', '"fd10:0:0:1::1"', "endpoints[0].address"),
         ("dscp: 46", "dscp: 64", "endpoints[0].dscp"),
+        ("label: 4294967295", "label: 4294967296", "endpoints[0].label"),
+        ("labels: true", "labels: 1", "networks[1].labels"),
+        ("encapsulation: vxlan", "encapsulation: vxlan, labels: true", "networks[0].labels"),
         ("encapsulation: vxlan", "encapsulation: gre", "networks[0].encapsulation"),
         (", encapsulation: vxlan", "", "endpoints[1].network"),
         ("routing: divider", "routing: sideways", "networks[1].routing"),

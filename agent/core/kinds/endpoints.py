@@ -15,11 +15,13 @@ from agent.core.model.endpoint_slots import IFINDEX_BASE, NoSlotError, assign, h
 from agent.core.model.features import family_of
 from agent.core.model.map_layout import (
     ENDPOINT,
+    ENDPOINT_LABELS,
     ENDPOINT_PINNED,
     ENDPOINT_STAGES,
     ENDPOINT_VXLAN,
     INTERFACE,
     INTERFACE_FUNCTION,
+    INTERFACE_LABELS,
     INTERFACE_PINNED,
     INTERFACE_STAGES_FROM,
     INTERFACE_STAGES_TO,
@@ -29,7 +31,7 @@ from agent.core.model.map_layout import (
     mapped,
 )
 from agent.core.model.offloads import NO_GSO, Sending
-from agent.core.model.overhead import endpoint_mtu, min_mtu
+from agent.core.model.overhead import endpoint_mtu, label_bytes, min_mtu
 from agent.core.model.process_bindings import is_of_process
 from agent.core.model.resolved_state import ResolvedState
 from agent.core.uplinks.narrow_uplinks import mtu_shortfall
@@ -77,6 +79,7 @@ class Endpoints(Kind[Endpoint]):
         Column[Endpoint]("MAC", lambda one: one.mac, spare=True),
         Column[Endpoint]("ATTACHED", _attached),
         Column[Endpoint]("DSCP", lambda one: str(one.dscp), usual="0"),
+        Column[Endpoint]("LABEL", lambda one: str(one.label), usual="0"),
     )
 
     def references(self, objects: Sequence[Endpoint]) -> Mapping[str, Set[str]]:
@@ -181,7 +184,8 @@ class Endpoints(Kind[Endpoint]):
             ifindex = mtu = 0
             if endpoint.droplet in local_mtus:
                 ifindex = IFINDEX_BASE + resolved.slots[endpoint.id]
-                mtu = max(local_mtus[endpoint.droplet], min_mtu(endpoint.addresses))  # smaller on a narrow uplink
+                mtu = local_mtus[endpoint.droplet] - label_bytes(endpoint.label)
+                mtu = max(mtu, min_mtu(endpoint.addresses))  # smaller on a narrow uplink
                 if not _is_function(endpoint):
                     into.veths[endpoint.id] = _veth(endpoint, ifindex, mtu, sending, resolved, revision)
                 _render_interface(endpoint, resolved.slots[endpoint.id], mtu, resolved, chains, into)
@@ -232,8 +236,9 @@ def _names_by_addresses(endpoints: Sequence[Endpoint], resolved: ResolvedState) 
 
 
 def _flags(network: Network) -> int:
-    vxlan = ENDPOINT_VXLAN if network.encapsulation == "vxlan" else 0
-    return vxlan | (ENDPOINT_PINNED if network.routing == "divider" else 0)
+    flags = ENDPOINT_VXLAN if network.encapsulation == "vxlan" else 0
+    flags |= ENDPOINT_LABELS if network.labels else 0
+    return flags | (ENDPOINT_PINNED if network.routing == "divider" else 0)
 
 
 def _mtu(droplet: Droplet, resolved: ResolvedState) -> int:
@@ -251,6 +256,7 @@ def _render_interface(
     sent, received = chains.of_endpoint(endpoint, network)
     flags = INTERFACE_PINNED if network.routing == "divider" else 0
     flags |= INTERFACE_FUNCTION if _is_function(endpoint) else 0
+    flags |= INTERFACE_LABELS if network.labels else 0
     flags |= (INTERFACE_STAGES_FROM if sent else 0) | (INTERFACE_STAGES_TO if received else 0)
     into.map(MapName.INTERFACES)[key] = INTERFACE.pack(
         resolved.vpcs[network.vpc].vni,
@@ -261,6 +267,7 @@ def _render_interface(
         flags,
         mtu,
         endpoint.dscp << 2,
+        endpoint.label,
     )
     if sent or received:
         into.map(MapName.ENDPOINT_STAGES)[key] = ENDPOINT_STAGES.pack(sent, received)

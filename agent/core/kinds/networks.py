@@ -10,6 +10,7 @@ from agent.core.kinds.members import addresses_of, is_one_here
 from agent.core.kinds.senders import senders
 from agent.core.model.desired_entries import DesiredEntries
 from agent.core.model.map_layout import (
+    NETWORK_LABELS,
     NETWORK_LOCAL_BOUNCER,
     NETWORK_PINNED,
     MapName,
@@ -47,6 +48,7 @@ class Networks(Kind[Network]):
         Column[Network]("BOUNCERS", lambda one: " ".join(one.bouncers) or "-"),
         Column[Network]("ENCAPSULATION", lambda one: one.encapsulation, usual="geneve"),
         Column[Network]("ROUTING", lambda one: one.routing, usual="direct"),
+        Column[Network]("LABELS", lambda one: "asked" if one.labels else "-", usual="-"),
     )
 
     def references(self, objects: Sequence[Network]) -> Mapping[str, Set[str]]:
@@ -91,6 +93,7 @@ class Networks(Kind[Network]):
             vni = resolved.vpcs[network.vpc].vni
             flags = NETWORK_LOCAL_BOUNCER if is_one_here(network.bouncers, resolved) else 0
             flags |= NETWORK_PINNED if network.routing == "divider" else 0
+            flags |= NETWORK_LABELS if network.labels else 0
             bouncers = addresses_of(network.bouncers, resolved)
             for text, gateway in zip(network.cidrs, gateways(network), strict=True):
                 cidr = parse_cidr(text)

@@ -16,17 +16,21 @@ LAYOUT_VERSION = 10
 MAX_SET = 16
 NETWORK_LOCAL_BOUNCER = 1
 NETWORK_PINNED = 2
+NETWORK_LABELS = 4
 VPC_LOCAL_DIVIDER = 1
 ENDPOINT_VXLAN = 1
 ENDPOINT_PINNED = 2
+ENDPOINT_LABELS = 4
 INTERFACE_PINNED = 1
 INTERFACE_STAGES_FROM = 2
 INTERFACE_STAGES_TO = 4
 INTERFACE_FUNCTION = 8
+INTERFACE_LABELS = 16
 STAGE_POINTS, STAGE_SLOTS, STAGE_REASONS = 6, 8, 16
 PROCESS_QUEUES, PROCESS_REASONS = 16, 2
 CHAIN_BITS = 4
 PATH_PINNED = 1
+PATH_LABELS = 16
 DROPLET_ZERO_CHECKSUM = 1
 NEXT_HOP_DOWN = 1
 NEXT_HOP_ZERO_CHECKSUM = 2
@@ -135,8 +139,9 @@ OVERLAY_KEY = struct.Struct("=I16s")
 """struct overlay_key { u32 vni; address }."""
 ENDPOINT = struct.Struct("=16sIHH6s2x")
 """struct endpoint { address host; u32 ifindex; u16 flags; u16 mtu; u8 mac[6]; pad[2] }."""
-INTERFACE = struct.Struct("=II16s4s6sHHBx")
-"""struct interface { u32 vni; u32 droplet; address ipv6; be32 ipv4; u8 mac[6]; u16 flags; u16 mtu; u8 tos; pad }."""
+INTERFACE = struct.Struct("=II16s4s6sHHBxI")
+"""struct interface { u32 vni; u32 droplet; address ipv6; be32 ipv4; u8 mac[6]; u16 flags; u16 mtu; u8 tos; pad;
+u32 label }."""
 NETWORK_KEY = struct.Struct("=II16s")
 """struct network_key { u32 prefixlen; u32 vni; address }."""
 NETWORK = struct.Struct(f"=16sII4s4x{16 * MAX_SET}s")
@@ -181,15 +186,15 @@ ENDPOINT_TRAFFIC = struct.Struct("=8Q")
 """struct endpoint_traffic { traffic sent, direct, delivered, dropped }."""
 PACKET = struct.Struct("=I16s4xI16sHHBB6x")
 """struct packet { overlay_key from; pad; overlay_key to; u16 length; u16 kind; u8 tos; u8 ttl; pad[6] }."""
-TUNNEL = struct.Struct("=16sII16sHHHHHBBBBBBH6x")
+TUNNEL = struct.Struct("=16sII16sHHHHHBBBBBBH2xI")
 """struct tunnel { next_hop_key peer; u32 vni; address origin; u16 headers, length, probe, mtu; be16 source_port;
-u8 tos, ttl, bounces, flags, rts, attempt; u16 longest; pad[6] }."""
+u8 tos, ttl, bounces, flags, rts, attempt; u16 longest; pad[2]; u32 label }."""
 TRANSPORT = struct.Struct("=II4sBBBx")
 """struct transport { u32 offset; u32 protocol; be32 identity; u8 fragment, later, extended; pad }."""
 OUTER = struct.Struct("=16sQHH2sBx")
 """struct outer { address to; u64 pseudo; u16 udp; u16 ip_payload; be16 vlan; u8 summed; u8 unsure }."""
-OPTIONS = struct.Struct("=HHH2x")
-"""struct options { u16 rts; u16 probe; u16 returned; pad[2] }."""
+OPTIONS = struct.Struct("=HHHH")
+"""struct options { u16 rts; u16 probe; u16 returned; u16 label }."""
 FRAME_STATE = struct.Struct(
     f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB3xH{OUTER.format[1:]}{OPTIONS.format[1:]}IIIIIBBBxII80s"
 )
@@ -269,6 +274,7 @@ class Interface(NamedTuple):
     flags: int
     mtu: int
     tos: int
+    label: int
 
 
 class LocalDroplet(NamedTuple):

@@ -14,25 +14,27 @@ from agent.core.model.overhead import MIN_MTU, endpoint_mtu, min_mtu, uplink_mtu
 from agent.core.model.resolved_state import ResolvedState
 from protocol.acknowledgements import KernelFailure
 from protocol.addresses import parse_address
-from protocol.documents import Document, Endpoint
+from protocol.documents import LARGEST_LABEL, Document, Endpoint
 
 
 def is_narrow(resolved: ResolvedState) -> bool:
     """Return whether an uplink of own droplets has too small an MTU for some address family."""
-    own = ((resolved.uplink_of(droplet), parse_address(droplet.address)) for droplet in resolved.own_droplets())
+    own = (
+        (resolved.uplink_of(droplet), family_of(parse_address(droplet.address))) for droplet in resolved.own_droplets()
+    )
     most = max(MIN_MTU.values())
-    return any(uplink is not None and endpoint_mtu(uplink.mtu, family_of(address)) < most for uplink, address in own)
+    return any(uplink is not None and endpoint_mtu(uplink.mtu, family, LARGEST_LABEL) < most for uplink, family in own)
 
 
 def mtu_shortfall(endpoint: Endpoint, resolved: ResolvedState) -> str | None:
     """Return what is wrong with the MTU of the uplink of an endpoint of this host; None if nothing."""
     address = parse_address(resolved.droplets[endpoint.droplet].address)
     uplink, underlay, least = resolved.host_state.uplink(address), family_of(address), min_mtu(endpoint.addresses)
-    if uplink is None or (left := endpoint_mtu(uplink.mtu, underlay)) >= least:
+    if uplink is None or (left := endpoint_mtu(uplink.mtu, underlay, endpoint.label)) >= least:
         return None
     return (
         f"interface {uplink.name} has MTU {uplink.mtu}, which leaves {left} for endpoint {endpoint.id!r}; its "
-        f"addresses need {least}: give the interface {uplink_mtu(least, underlay)} or more"
+        f"addresses need {least}: give the interface {uplink_mtu(least, underlay, endpoint.label)} or more"
     )
 
 
