@@ -116,7 +116,7 @@ def originated(endpoint_slot: int, packet_length: int) -> bytes:
     """Return what stands in front of a packet of a function's own, which a function endpoint sends: it has no token."""
     return META.pack(
         *(VERSION, Point.TO_ENDPOINT, Direction.EGRESS, VerdictCode.SEND, 0, 0),
-        *(0, endpoint_slot, META_SIZE, packet_length, 0),
+        *(0, endpoint_slot, META_SIZE, packet_length, 0, 0),
     )
 
 
