@@ -33,7 +33,7 @@ SEND_ANSWER = "return stage_swap(stage) ? STAGE_DROP : STAGE_SEND;"
 def function_endpoint(dut: FunctionDut, *bodies: str, flags: int = 0, mtu: int = MTU, ipv4: str = B) -> None:
     """Make B a function endpoint with functions at to_endpoint, in this order."""
     value = map_layout.INTERFACE.pack(
-        VNI, 0, p.ip(IPV6_B), p.ip(ipv4), MAC_B, map_layout.INTERFACE_FUNCTION | flags, mtu, 0
+        VNI, 0, p.ip(IPV6_B), p.ip(ipv4), MAC_B, map_layout.INTERFACE_FUNCTION | flags, mtu, 0, 0
     )
     dut.put(MapName.INTERFACES, map_layout.U32.pack(FUNCTION_SLOT), value)
     for slot, body in enumerate(bodies):
@@ -145,7 +145,7 @@ def test_an_answer_over_an_ipv6_underlay_has_a_right_checksum(functions: Functio
         map_layout.U32.pack(FUNCTION_SLOT),
         map_layout.INTERFACE.pack(
             *(VNI, 1, p.ip(IPV6_B), p.ip(B), MAC_B),
-            *(map_layout.INTERFACE_FUNCTION | map_layout.INTERFACE_STAGES_TO, MTU, 0),
+            *(map_layout.INTERFACE_FUNCTION | map_layout.INTERFACE_STAGES_TO, MTU, 0, 0),
         ),
     )
     run = functions.from_endpoint(to_b(A))
