@@ -185,6 +185,7 @@ class FunctionTraffic(msgspec.Struct, frozen=True):
     `received` is the sum of packets by verdict and of `faults`: packets for which it returned no verdict that is valid
     at its point, or which it made unusable. `reasons` counts drops by the function's own reason, 0 to 15, those that
     occurred. `samples` is the number of frames whose time was measured, `mean_ns` the mean of these times.
+    `rolled_back` is the revision of its document whose version failed, so that the one before runs; 0 if none did.
     """
 
     function: str
@@ -198,6 +199,7 @@ class FunctionTraffic(msgspec.Struct, frozen=True):
     reasons: dict[str, int] = {}
     samples: int = 0
     mean_ns: float = 0.0
+    rolled_back: int = 0
 
 
 class Probes(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -263,6 +263,10 @@ class Kernel:
     def clear_endpoint_counters(self, slot: int) -> None:
         """Set one slot's counters to zero, for a slot that is reused for another endpoint."""
         self.queries.clear_endpoint_counters(slot)
+
+    def function_faults(self, indexes: Iterable[int]) -> dict[int, int]:
+        """Return the faults of functions by their indexes in the jump tables, since their slots were assigned."""
+        return {index: one.faults for index, one in self.queries.read_function_counters(indexes).items()}
 
     def clear_function_counters(self, index: int) -> None:
         """Set the counters of one index in the jump tables to zero, for a slot that is assigned anew."""

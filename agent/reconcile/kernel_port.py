@@ -78,6 +78,10 @@ class KernelPort(Protocol):
         """Set the counters of an endpoint's slot to zero."""
         ...
 
+    def function_faults(self, indexes: Iterable[int]) -> Mapping[int, int]:
+        """Return the faults of functions by their indexes in the jump tables, since their slots were assigned."""
+        ...
+
     def clear_function_counters(self, index: int) -> None:
         """Set the counters of a function's index in the jump tables to zero."""
         ...

@@ -23,6 +23,7 @@ from agent.core.plan.diff import KernelDiff
 from agent.core.plan.planner import plan_change, plan_diff, removes_veths
 from agent.core.uplinks.lost_addresses import served_now, with_served
 from agent.reconcile.acknowledgements import Acknowledgements
+from agent.reconcile.function_versions import FunctionVersions
 from agent.reconcile.kernel_diff import diff_kernel, missing, recheck
 from agent.reconcile.kernel_port import KernelPort
 from agent.reconcile.kernel_results import KernelResults
@@ -44,6 +45,7 @@ class Reconciler:
         underlay: Underlay,
         results: KernelResults,
         acknowledgements: Acknowledgements,
+        versions: FunctionVersions,
     ) -> None:
         self.desired = desired
         self.revision = 0
@@ -54,6 +56,7 @@ class Reconciler:
         self._kernel = kernel
         self._underlay = underlay
         self.programs = ProgramVerdicts(kernel)
+        self._versions = versions
         self._step = asyncio.Lock()
         """Held by one step at a time, never together with the resync's. The data path has locks of its own below."""
         self._listed: set[str] = set()
@@ -73,6 +76,7 @@ class Reconciler:
             actions = self.removals.allowed(plan_diff(await diff_kernel(self._kernel, self.desired)))
             self.removals.started(has_documents=bool(documents))
             await self._execute(actions, self._answerable())
+            self._versions.begin(self.desired)
             log.info("documents_restored", documents=documents, actions=len(actions))
 
     def namespaces(self) -> set[str]:
@@ -115,6 +119,13 @@ class Reconciler:
             self.desired.documents.touch(self.desired.documents.entries.keys() & names)
             await self._reconcile(names)
             self.programs.forget(names, self.desired)
+
+    async def watch_versions(self) -> None:
+        """Let the version before run again of each function whose new one failed soon after it went live."""
+        if self._versions.are_watched:
+            async with self._step:
+                if names := self._versions.look(self.desired):
+                    await self._reconcile(names)
 
     def _take(self, delivery: Delivery) -> None:
         documents, name, revision = self.desired.documents, delivery.document, delivery.revision
@@ -334,7 +345,9 @@ class Reconciler:
                 if indexes.get(place) != index:
                     self._kernel.clear_function_counters(index)
             actions = self.removals.allowed(plan_change(change.before, change.after), change.affected)
-            self.results.take_change(change, await self._kernel.executor.run(actions))
+            failures = await self._kernel.executor.run(actions)
+            self.results.take_change(change, failures)
+            self._versions.take(change, failures, self.desired)
             if not retried and removes_veths(actions):
                 retried = True  # only once: what a fallback after another refusal takes back is removed too
                 self.desired.documents.retry_blocked()

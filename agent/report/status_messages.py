@@ -43,6 +43,7 @@ from protocol.subjects import config_of
 
 NO_HOOKS: Mapping[str, int] = MappingProxyType({})
 NO_FUNCTIONS: Mapping[tuple[str, int], FunctionCounters] = MappingProxyType({})
+NONE_ROLLED_BACK: Mapping[tuple[str, int], int] = MappingProxyType({})
 AT_TC = frozenset(UPLINK_HOOKS) - {Hook.XDP, "none"}
 """The ways in which programs are attached at tc."""
 MOST_ADDRESSES = 100
@@ -210,8 +211,12 @@ def counters(
     lost_unknown: str = "",
     lost_at_tc: str = "",
     functions: Mapping[tuple[str, int], FunctionCounters] = NO_FUNCTIONS,
+    rolled_back: Mapping[tuple[str, int], int] = NONE_ROLLED_BACK,
 ) -> Counters:
-    """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint, `functions` by id and point."""
+    """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint, `functions` by id and point.
+
+    `rolled_back` are the revisions whose version of a function failed, by id and point.
+    """
     return Counters(
         host=host,
         at=now,
@@ -225,14 +230,16 @@ def counters(
         lost=lost,
         lost_unknown=lost_unknown,
         lost_at_tc=lost_at_tc,
-        functions=tuple(_function_traffic(id_, Point(point), one) for (id_, point), one in sorted(functions.items())),
+        functions=tuple(
+            _function_traffic(place, one, rolled_back.get(place, 0)) for place, one in sorted(functions.items())
+        ),
     )
 
 
-def _function_traffic(id_: str, point: Point, found: FunctionCounters) -> FunctionTraffic:
+def _function_traffic(place: tuple[str, int], found: FunctionCounters, rolled_back: int) -> FunctionTraffic:
     return FunctionTraffic(
-        id_,
-        point.label,
+        place[0],
+        Point(place[1]).label,
         status.Traffic(*found.received),
         found.went_on,
         found.dropped,
@@ -242,6 +249,7 @@ def _function_traffic(id_: str, point: Point, found: FunctionCounters) -> Functi
         reasons={str(reason): packets for reason, packets in found.reasons.items()},
         samples=found.samples,
         mean_ns=round(found.sampled_ns / found.samples, 1) if found.samples else 0.0,
+        rolled_back=rolled_back,
     )
 
 

@@ -6,6 +6,7 @@ A bpf file system of its own, the agent's compiled programs and maps; nothing is
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -170,6 +171,27 @@ async def test_a_new_program_replaces_the_old_one_and_keeps_its_maps(bench: Benc
     kept = bench.pinned_map("seen")
     assert bpf.map_info(kept).id == bpf.map_info(descriptor).id
     assert bpf.lookup(kept, U32.pack(17), 8) == (41).to_bytes(8, "little")
+
+
+async def test_a_retained_version_stays_loaded_and_goes_back_into_its_slot_with_its_maps(bench: Bench) -> None:
+    before = function(COUNT, configuration=b"1")
+    await bench.functions.ensure(before)
+    first = bench.program_ids()
+    after = replace(function(COUNT + "// newer\n", configuration=b"2"), retained=before.build)
+    await bench.functions.ensure(after)
+    assert bench.program_ids() != first
+    await assert_complete(bench, after)
+    ((_, seen),) = (await bench.functions.observe()).items()
+    assert seen.older == {before.build}
+    maps = [bpf.open_pin(path) for path in folder_of(bench.pins.functions, "f", POINT).glob("*/maps/seen")]
+    assert len({bpf.map_info(one).id for one in maps}) == 1, "both count in one map"
+    for one in maps:
+        os.close(one)
+    await bench.functions.ensure(before)
+    assert bench.program_ids() == first
+    await assert_complete(bench, before)
+    ((_, seen),) = (await bench.functions.observe()).items()
+    assert seen.older == frozenset()
 
 
 async def test_maps_are_read_by_the_names_of_their_fields(bench: Bench) -> None:

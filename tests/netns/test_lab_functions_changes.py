@@ -31,10 +31,13 @@ from lab.stream import streaming
 from lab.traffic import unbroken_flow
 from lab.waiting import until
 
+from agent.core.functions.versions import MOST_FAULTS
 from controller_sim.lab.lab import agent_program
 from controller_sim.lab.namespaces import run_in
-from protocol.acknowledgements import State
+from protocol import codec
+from protocol.acknowledgements import Acknowledgement, State
 from protocol.documents import Function
+from protocol.status import Counters
 
 DOCUMENT = "tenant.changing"
 FULL_SPEED = "a stream at full speed may overrun a queue on the way"
@@ -89,9 +92,9 @@ def is_dropped(lab: SystemLab, host: str, port: int) -> bool:
 
 
 def is_clean(lab: SystemLab, host: str) -> bool:
-    """Say whether one build of each function is pinned, and the agent has nothing to do."""
+    """Say whether one build of each function is pinned, perhaps with the one before, and nothing is to be done."""
     builds = [list(folder.iterdir()) for folder in function_pins(lab, host)]
-    return all(len(found) == 1 for found in builds) and lab.plan(host) == ()
+    return all(1 <= len(found) <= 2 for found in builds) and lab.plan(host) == ()
 
 
 def test_replacing_configuring_and_removing_functions_under_traffic_loses_no_packet(lab):
@@ -152,6 +155,39 @@ def test_an_agent_killed_at_any_moment_of_a_change_ends_in_the_state_of_its_docu
             for host in HOSTS:
                 dropped = [is_dropped(lab, host, port) for port in PORTS]
                 assert dropped == [state is not None and number == state[1] for number in range(2)]
+
+
+FAILS = source(at_port("return 0;"), "/* returns no verdict for what comes to its port */")
+
+
+def test_a_new_version_that_fails_is_rolled_back_and_told_also_after_a_restart(lab):
+    host, id_ = "x", "at-from_endpoint"
+    fails = function(id_, "from_endpoint", FAILS, vpc="red", configuration=port_bytes(PORTS[1]))
+    put(lab, host, DOCUMENT, changing(0, PORTS[0])[0])
+    put(lab, host, DOCUMENT, fails)
+    assert not is_dropped(lab, host, PORTS[0]), "the new version runs"
+    for _ in range(MOST_FAULTS + 1):
+        assert not is_dropped(lab, host, PORTS[1])
+    until(lambda: is_dropped(lab, host, PORTS[0]), "the version before again")
+    told = until(lambda: failed(lab, host), "the document told as failed")
+    assert "rolled back" in told.failures[0].message
+    counters = codec.decode(lab.ask(host, "counters"), Counters)
+    (shown,) = [one for one in counters.functions if one.function == id_]
+    assert shown.rolled_back == told.revision
+    assert any(one.kind == "function_rolled_back" for one in lab.status(host).faults)
+    lab.restart_agent(host)
+    lab.wait_in_sync(host)
+    assert is_dropped(lab, host, PORTS[0])
+    assert lab.plan(host) == ()
+    put(lab, host, DOCUMENT, fails)
+    assert not is_dropped(lab, host, PORTS[0]), "a newer revision is tried again"
+    put(lab, host, DOCUMENT)
+
+
+def failed(lab: SystemLab, host: str) -> Acknowledgement | None:
+    """Return the document's acknowledgement if it is failed."""
+    newest = lab.newest(host, DOCUMENT)
+    return newest if newest is not None and newest.state is State.FAILED else None
 
 
 def test_an_uninstall_removes_the_pins_of_functions(lab):

@@ -84,6 +84,8 @@ class FakeKernel:
         self.actions: list[Action] = []
         self.cleared: list[int] = []
         self.cleared_functions: list[int] = []
+        self.faults: dict[int, int] = {}
+        """How often the function at an index of the jump tables failed."""
         self.tended = 0
         self.followed: Sequence[Uplink] = ()
         """The uplinks whose mode the attached programs follow."""
@@ -176,6 +178,9 @@ class FakeKernel:
 
     def clear_endpoint_counters(self, slot: int) -> None:
         self.cleared.append(slot)
+
+    def function_faults(self, indexes: Iterable[int]) -> dict[int, int]:
+        return {index: self.faults.get(index, 0) for index in indexes}
 
     def clear_function_counters(self, index: int) -> None:
         self.cleared_functions.append(index)

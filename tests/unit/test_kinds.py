@@ -45,6 +45,7 @@ MAY_NAME = {
     "agent/core/probe/unanswered.py": ("droplets networks vpcs", "finds the probed droplets that serve tenants here"),
     "agent/core/uplinks/narrow_uplinks.py": ("droplets endpoints", "compares the MTU of an endpoint and its uplink"),
     "agent/probe/peer_states.py": ("droplets", "names the droplets of probed paths"),
+    "agent/reconcile/function_versions.py": ("functions", "versions of functions"),
     "agent/reconcile/shortfalls.py": (
         "droplets endpoints",
         "an uplink lacks the address of one or the MTU of the other",

@@ -17,7 +17,7 @@ from agent.core.functions.programs import verdict_key
 from agent.core.kinds import catalogue
 from agent.core.kinds.functions import FUNCTIONS
 from agent.core.kinds.kind import Kind
-from agent.core.model.desired_entries import DesiredEntries, Veth
+from agent.core.model.desired_entries import DesiredEntries, FunctionHistory, FunctionPlace, Veth
 from agent.core.model.features import Verdict
 from agent.core.model.resolved_state import NOTHING, HostState, Numbers, ResolvedState, initial_state
 from agent.core.plan.render import pieces, render
@@ -57,7 +57,8 @@ class Desired:
     def set_host_state(self, host_state: HostState) -> None:
         """Replace the host state. If it changed, every document is validated again."""
         now = self._host_state
-        host_state = replace(host_state, down=now.down, verdicts=now.verdicts, unjudged=now.unjudged)
+        kept = {"down": now.down, "verdicts": now.verdicts, "unjudged": now.unjudged, "histories": now.histories}
+        host_state = replace(host_state, **kept)  # type: ignore[arg-type]
         if host_state != self._host_state:
             self._host_state = host_state
             self.documents.touch_all()
@@ -85,6 +86,15 @@ class Desired:
         """Replace the keys of the verdicts that will be known soon. The caller touches documents that waited."""
         if keys != self._host_state.unjudged:
             self._host_state = replace(self._host_state, unjudged=keys)
+
+    def set_histories(self, histories: Mapping[FunctionPlace, FunctionHistory]) -> set[str]:
+        """Replace the earlier versions of functions; return the documents concerned, which are examined."""
+        before, self._host_state = self._host_state.histories, replace(self._host_state, histories=histories)
+        changed = {place for place in before.keys() | histories.keys() if before.get(place) != histories.get(place)}
+        owners = {self.documents.owner(FUNCTIONS, id_) for id_, _ in changed}
+        found = {name for name in owners if name is not None}
+        self.documents.touch(found)
+        return found
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from agent.core.functions.chains import with_endpoint_chains, with_host_chains, with_vpc_chains
 from agent.core.functions.programs import content_of, form_of, verdict_key
 from agent.core.functions.stages import POINTS, Point, index_of, place_of
+from agent.core.functions.versions import version_in_force
 from agent.core.kinds.kind import NO_ERRORS, Assignment, Choice, Column, KernelNumbers, Kind, key_of
 from agent.core.model import desired_entries
 from agent.core.model.desired_entries import DesiredEntries
@@ -120,11 +121,11 @@ class Functions(Kind[Function]):
         return Assignment(resolved.with_numbers(self.name, kept), _full(choices, without))
 
     def render(self, objects: Sequence[Function], resolved: ResolvedState, into: DesiredEntries, revision: int) -> None:
-        """Add the program of each function in its slot."""
-        del revision
+        """Add the program of each function in its slot: that of this revision, or of the version before it."""
+        histories = resolved.host_state.histories
         for function in objects:
             point, slot = place_of(resolved.stage_indexes[function.id, POINTS[function.point]])
-            into.functions[function.id, point] = desired_entries.Function(
+            listed = desired_entries.Function(
                 function.id,
                 point,
                 slot,
@@ -133,6 +134,7 @@ class Functions(Kind[Function]):
                 function.configuration,
                 on_fault_closed=function.on_fault == "closed",
             )
+            into.functions[listed.place] = version_in_force(listed, revision, histories.get(listed.place))
 
 
 def _found(ids: Set[str], states: Sequence[ResolvedState]) -> list[Function]:

@@ -161,6 +161,8 @@ def function_differences(seen: ObservedFunction, wanted: Function) -> Iterator[s
         yield f"it fails {'closed' if seen.on_fault_closed else 'open'}"
     if not seen.complete:
         yield "its slot lacks a program"
+    if seen.older - {wanted.retained}:
+        yield "an older program of it is still loaded"
 
 
 def is_right(seen: ObservedVeth, wanted: Veth) -> bool:

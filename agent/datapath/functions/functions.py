@@ -104,7 +104,7 @@ class Functions:
             if await in_thread(finished_build, target, wanted) is None:
                 program = await self._store.find_content(function.program, function.content)
                 wanted = _record_of(function, len(program.maps))
-            await in_thread(install, target, wanted, program, function.configuration)
+            await in_thread(install, target, wanted, program, function.configuration, function.retained)
 
     async def remove(self, id_: str, point: int, slot: int) -> None:
         """Empty a slot and remove the pins, but those of the function in another slot."""
@@ -122,17 +122,18 @@ class Functions:
     def _observe(self, only: Collection[FunctionPlace] | None) -> dict[FunctionPlace, ObservedFunction]:
         root, slots = self._host.root, self._host.slots
         places = folders(root) if only is None else [folder_of(root, id_, point) for id_, point in only]
-        seen = (_observed(folder, current(builds(folder, slots)), slots) for folder in places)
+        seen = (_observed(folder, builds(folder, slots), slots) for folder in places)
         return {(one.id, one.point): one for one in seen if one is not None}
 
     def is_process(self, id_: str, point: int) -> bool:
         """Return whether a function that is pinned is one in a process."""
-        found = current(builds(folder_of(self._host.root, id_, point), self._host.slots))
+        found = current(builds(folder_of(self._host.root, id_, point), self._host.slots), self._host.slots)
         return found is not None and (found.folder / MAPS / SOCKETS).exists()
 
     def open_maps(self, function: Function, names: Iterable[str]) -> dict[str, int]:
         """Open maps of a function that is in its slot; the caller closes the descriptors. OSError if they are gone."""
-        found = current(builds(folder_of(self._host.root, function.id, function.point), self._host.slots))
+        folder = folder_of(self._host.root, function.id, function.point)
+        found = current(builds(folder, self._host.slots), self._host.slots)
         if found is None:
             raise FileNotFoundError(f"the maps of function {function.id} are not pinned")
         return {name: bpf.open_pin(found.folder / MAPS / name) for name in names}
@@ -166,16 +167,18 @@ def _record_of(function: Function, maps: int) -> Record:
     return Record(function.id, function.point, function.slot, function.content, closed, length, maps)
 
 
-def _observed(folder: Path, build: Build | None, slots: Slots) -> ObservedFunction | None:
+def _observed(folder: Path, found: list[Build], slots: Slots) -> ObservedFunction | None:
+    build = current(found, slots)
     if build is None:
         return None
     record = build.record
     configuration, complete = b"", False
     with contextlib.suppress(FileNotFoundError):
         configuration = build.configuration()
-        complete = is_complete(folder, build, slots)
+        complete = is_complete(folder, build, found, slots)
+    older = frozenset(one.version for one in found if one is not build)
     return ObservedFunction(
-        record.id, record.point, record.slot, record.content, configuration, record.closed, complete
+        *(record.id, record.point, record.slot, record.content, configuration, record.closed, complete), older
     )
 
 
