@@ -231,6 +231,10 @@ class Kernel:
         """Return what the compiler and the verifier say of functions' programs, by key; nothing is installed."""
         return await self._functions.judge(programs) if self._functions is not None else {}
 
+    def map_bytes(self, contents: Iterable[str]) -> Mapping[str, int]:
+        """Return what the maps of programs that were judged before take, by content, as far as it is known."""
+        return self._functions.map_bytes(contents) if self._functions is not None else {}
+
     def tend(self, observed: Observed) -> None:
         """Maintain kernel objects of no document; `observed` is the kernel as it was just read.
 

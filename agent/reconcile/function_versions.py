@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 import structlog
 
 from agent.core.config.desired_state import Change, Desired
+from agent.core.config.registry import Entry
+from agent.core.config.truncation import listed
 from agent.core.faults.tracker import ReportFaults
 from agent.core.functions.stages import Point
 from agent.core.functions.versions import REMEDY, VersionWatch, describe
@@ -19,6 +21,7 @@ from agent.core.plan.actions import EnsureFunction, Failure
 from agent.reconcile.kernel_port import KernelPort
 from agent.store.store import Store, StoreError, not_saved
 from protocol.acknowledgements import KernelFailure
+from protocol.errors import ErrorCode
 from protocol.status import Fault
 
 log = structlog.get_logger()
@@ -39,6 +42,7 @@ class FunctionVersions:
         self._now = now
         self._saved = dict(histories)
         self._watch = VersionWatch(histories)
+        self._unaccepted: dict[str, Fault] = {}
 
     @property
     def are_watched(self) -> bool:
@@ -56,6 +60,18 @@ class FunctionVersions:
         for function in found.values():
             self._put(function, desired)
         self._publish(desired)
+        self.note_unaccepted(desired, desired.documents.entries)
+
+    def note_unaccepted(self, desired: Desired, names: Iterable[str]) -> None:
+        """Report those of the named documents with closed functions that ran here and are not accepted any more."""
+        for name in names:
+            entry = desired.documents.entries.get(name)
+            fault = _unaccepted(name, entry) if entry is not None else None
+            if fault is not None:
+                self._unaccepted[name] = fault
+            else:
+                self._unaccepted.pop(name, None)
+        self._report("functions_not_accepted", list(self._unaccepted.values()))
 
     def take(self, change: Change, failures: Sequence[Failure], desired: Desired) -> None:
         """Record what a change put into slots and took out of them; `failures` are what the kernel refused of it."""
@@ -145,6 +161,18 @@ def load_histories(store: Store) -> dict[FunctionPlace, FunctionHistory]:
         except msgspec.DecodeError:
             log.warning("function_history_unreadable", function=place[0])
     return found
+
+
+def _unaccepted(name: str, entry: Entry) -> Fault | None:
+    refused = any(error.code is ErrorCode.DISABLED for error in entry.validation.errors)
+    if entry.in_force is not None or entry.good is None or not refused:
+        return None
+    closed = [one.id for one in entry.good.document().functions if one.on_fault == "closed"]
+    if not closed:
+        return None
+    detail = f"packets pass without the functions {listed(closed)}, which fail closed: this host no longer accepts them"
+    again = "accept them again (functions.accept, functions.host_wide) and start the agent again"
+    return Fault("functions_not_accepted", f"document {name}", detail, f"{again}, or remove the document")
 
 
 def _fault(one: RolledBackVersion) -> Fault:

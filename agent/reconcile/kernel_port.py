@@ -55,6 +55,10 @@ class KernelPort(Protocol):
         """
         ...
 
+    def map_bytes(self, contents: Iterable[str]) -> Mapping[str, int]:
+        """Return what the maps of programs that were judged before take, by content, as far as it is known."""
+        ...
+
     def tend(self, observed: Observed) -> None:
         """Maintain kernel objects of no document; `observed` is the kernel as it was just read.
 

@@ -13,7 +13,7 @@ import structlog
 from agent.core.config.delivery import Delivery
 from agent.core.config.desired_state import Desired
 from agent.core.functions.judgement_queue import JudgementQueue
-from agent.core.functions.programs import UnjudgedProgram, unjudged, verdict_key
+from agent.core.functions.programs import UnjudgedProgram, content_of, unjudged, verdict_key
 from agent.core.kinds.functions import FUNCTIONS
 from agent.core.model.features import Verdict
 from agent.core.model.resolved_state import ResolvedState
@@ -115,6 +115,14 @@ async def verdicts_of_files(kernel: KernelPort, kept: Iterable[StoredDocument]) 
     functions = [one for _, _, body in kept if _FIELD in body for one in decode_known(body).functions]
     files = unjudged((one for one in functions if one.program.file), {})
     return await kernel.judge(files) if files else {}
+
+
+def map_bytes_of(
+    kernel: KernelPort, kept: Iterable[StoredDocument], verdicts: Mapping[str, Verdict]
+) -> Mapping[str, int]:
+    """Return what the maps of the programs of saved documents take, by content."""
+    functions = [one for _, _, body in kept if _FIELD in body for one in decode_known(body).functions]
+    return kernel.map_bytes({content_of(one.program, verdicts, one.point) for one in functions} - {""})
 
 
 def _accepted(delivery: Delivery, resolved: ResolvedState) -> list[Function] | None:

@@ -322,6 +322,7 @@ class Reconciler:
         if affected:
             await self._verify_attached(affected)
             note_shortfalls(self.desired, self._underlay.found, affected)
+            self._versions.note_unaccepted(self.desired, affected)
         self.acknowledgements.send(self.desired, affected, self.removals.postponed)
         self._in_progress = None
 
@@ -344,7 +345,8 @@ class Reconciler:
             for place, index in self.desired.resolved.stage_indexes.items():
                 if indexes.get(place) != index:
                     self._kernel.clear_function_counters(index)
-            actions = self.removals.allowed(plan_change(change.before, change.after), change.affected)
+            planned = plan_change(change.before, change.after, new_functions=change.new_functions)
+            actions = self.removals.allowed(planned, change.affected)
             failures = await self._kernel.executor.run(actions)
             self.results.take_change(change, failures)
             self._versions.take(change, failures, self.desired)

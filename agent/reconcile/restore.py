@@ -17,7 +17,7 @@ from agent.core.probe.paths import NO_PATH_RECORDS, PathRecords, down_at_start
 from agent.core.uplinks.lost_addresses import served_before, with_served
 from agent.reconcile.function_versions import load_histories
 from agent.reconcile.kernel_port import KernelPort
-from agent.reconcile.program_verdicts import verdicts_of_files
+from agent.reconcile.program_verdicts import map_bytes_of, verdicts_of_files
 from agent.reconcile.underlay import host_state_of
 from agent.settings import Settings
 from agent.store.process_bindings import BoundProcesses
@@ -50,6 +50,7 @@ async def restore(
     verdicts = await verdicts_of_files(kernel, kept)
     found = host_state_of(settings, observed.uplinks, kernel)
     found = replace(found, verdicts=verdicts, histories=load_histories(store))
+    found = replace(found, map_bytes=map_bytes_of(kernel, kept, verdicts))
     inherited = frozenset(observed.maps[MapName.DROPLETS])
     return Restored(restored_state(found, observed, kept, known), found, inherited)
 

@@ -49,7 +49,7 @@ static __always_inline int leave_function(context *ctx, const struct frame_state
 static __always_inline int drop_at(context *ctx, struct frame_state *state, enum stage_point point,
 				   enum outcome outcome)
 {
-	if (point != STAGE_DROPPED)
+	if (point != STAGE_DROPPED && outcome >= FIRST_DROPPED) /* not what goes on behind an empty slot */
 		outcome = observe_end(ctx, state, outcome);
 	return leave_function(ctx, state, outcome, source_ifindex(ctx, state));
 }

@@ -28,27 +28,60 @@ static __always_inline void call_slot(context *ctx, __u32 slot)
 		KEEP_CALL(((point) - 1) * STAGE_SLOTS + number);                                                       \
 		break
 
+static __always_inline struct host_stages *stages_of_host(void)
+{
+	__u32 only = 0;
+
+	return host_stages.lookup(&only);
+}
+
+/* Whether a packet goes on at an empty slot, whose function cannot be called: if that is open, or only observes. */
+static __always_inline bool passes_over(enum stage_point point, __u32 slot)
+{
+	struct host_stages *host = stages_of_host();
+	__u32 index = (point - 1) * STAGE_SLOTS + slot;
+
+	return point == STAGE_DROPPED || (host && host->open >> (index & 63) & 1);
+}
+
+/* Behind the last slot of a chain, which is empty. */
+static __always_inline enum outcome continue_behind(context *ctx, struct frame_state *state, enum stage_point point)
+{
+	if (point == STAGE_PASSED || point == STAGE_DROPPED)
+		return state->outcome;
+	return point == STAGE_FROM_ENDPOINT ? call_agent_resume(ctx, state) : call_transit_resume(ctx, state);
+}
+
 /*
- * Calls the next function of state->chain, which is not empty. Returns only if its slot is: NO_PROGRAM, and closed.
- * `point` is a constant, and so are the slots, as for the other tail calls.
+ * Calls the next function of state->chain, which is not empty. Returns only if its slot is empty, and all behind it
+ * are: NO_PROGRAM if one of them is closed, else what the packet ends as. `point` is a constant, and so are the slots,
+ * as for the other tail calls.
  */
 static __always_inline enum outcome call_next(context *ctx, struct frame_state *state, const enum stage_point point)
 {
-	__u32 next = state->chain & CHAIN_MASK;
+	__u32 next, i;
 
-	state->chain >>= CHAIN_BITS;
-	state->called = CALLED_AT(point) + 1;
-	switch (next) {
-		CALL_FUNCTION(0);
-		CALL_FUNCTION(1);
-		CALL_FUNCTION(2);
-		CALL_FUNCTION(3);
-		CALL_FUNCTION(4);
-		CALL_FUNCTION(5);
-		CALL_FUNCTION(6);
-		CALL_FUNCTION(7);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < STAGE_SLOTS; i++) {
+		next = state->chain & CHAIN_MASK;
+		state->chain >>= CHAIN_BITS;
+		state->called = CALLED_AT(point) + 1;
+		switch (next) {
+			CALL_FUNCTION(0);
+			CALL_FUNCTION(1);
+			CALL_FUNCTION(2);
+			CALL_FUNCTION(3);
+			CALL_FUNCTION(4);
+			CALL_FUNCTION(5);
+			CALL_FUNCTION(6);
+			CALL_FUNCTION(7);
+		}
+		state->called = 0;
+		if (!passes_over(point, next - 1))
+			return NO_PROGRAM;
+		if (!state->chain)
+			return continue_behind(ctx, state, point);
 	}
-	state->called = 0;
 	return NO_PROGRAM;
 }
 
@@ -135,13 +168,6 @@ static __always_inline __u32 endpoint_chain(const struct interface *endpoint, __
 	if (!stages) /* open: the maps have different sizes */
 		return 0;
 	return flag == INTERFACE_STAGES_FROM ? stages->from_endpoint : stages->to_endpoint;
-}
-
-static __always_inline struct host_stages *stages_of_host(void)
-{
-	__u32 only = 0;
-
-	return host_stages.lookup(&only);
 }
 
 /* The chains of a VPC's packets, NULL if it has none. */

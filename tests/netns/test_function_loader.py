@@ -141,6 +141,13 @@ async def test_a_function_is_put_into_its_slot_at_both_hooks_and_taken_out_again
     assert list(bench.pins.functions.rglob("*")) == [bench.pins.functions / str(int(POINT))]
 
 
+async def test_the_verdict_of_a_program_says_what_its_maps_take_and_so_does_what_is_kept_of_it(bench: Bench) -> None:
+    one = unjudged(FunctionProgram(source=COUNT))
+    found = (await bench.functions.judge([one]))[one.key]
+    assert found.map_bytes == 100 * (8 + 64 + 8)
+    assert bench.functions.map_bytes([found.content, "unknown"]) == {found.content: found.map_bytes}
+
+
 async def test_an_id_with_dots_is_pinned_and_read_back(bench: Bench) -> None:
     await bench.functions.ensure(function(id_="a.b-c_d"))
     assert list(await bench.functions.observe()) == [("a.b-c_d", POINT)]

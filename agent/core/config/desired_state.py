@@ -32,6 +32,8 @@ class Change:
     after: DesiredEntries = field(default_factory=DesiredEntries)
     withdrawn: dict[str, DesiredEntries] = field(default_factory=dict)
     """The former entries of each document whose revision changed: a failed removal is attributed to that document."""
+    new_functions: set[FunctionPlace] = field(default_factory=set)
+    """Those that were not in force before."""
     changed_documents: set[str] = field(default_factory=set)
     """Documents whose revision in force changed."""
     affected: set[str] = field(default_factory=set)
@@ -57,8 +59,8 @@ class Desired:
     def set_host_state(self, host_state: HostState) -> None:
         """Replace the host state. If it changed, every document is validated again."""
         now = self._host_state
-        kept = {"down": now.down, "verdicts": now.verdicts, "unjudged": now.unjudged, "histories": now.histories}
-        host_state = replace(host_state, **kept)  # type: ignore[arg-type]
+        known = {"verdicts": now.verdicts, "unjudged": now.unjudged, "map_bytes": now.map_bytes}
+        host_state = replace(host_state, down=now.down, histories=now.histories, **known)  # type: ignore[arg-type]
         if host_state != self._host_state:
             self._host_state = host_state
             self.documents.touch_all()
@@ -135,6 +137,7 @@ class Desired:
                 change.changed_documents.add(name)
         # Droplets of several documents may share an interface, so no single document owns its attachment.
         change.before.transit, change.after.transit = self.resolved.carriers(), resolver.resolved.carriers()
+        change.new_functions = change.after.functions.keys() - change.before.functions.keys()
         _write_again(change, unapplied)
         return change
 

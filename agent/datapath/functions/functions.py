@@ -28,6 +28,7 @@ from agent.datapath.bpf.syscall import ProgramType
 from agent.datapath.functions.install import Target, finished_build, install, remove
 from agent.datapath.functions.installed import Build, Slots, builds, current, folders, is_complete
 from agent.datapath.functions.load import Place, load, run_on_samples, temporary_maps
+from agent.datapath.functions.map_limits import bytes_of_all
 from agent.datapath.functions.program_store import ProgramStore
 from agent.datapath.functions.reader import FunctionReader
 from agent.datapath.functions.record import MAPS, Record, folder_of
@@ -79,7 +80,7 @@ class Functions:
             try:
                 content, program = await self._store.find(one.program)
                 await in_thread(self._try, program, one)
-                found[one.key] = Verdict(content)
+                found[one.key] = Verdict(content, map_bytes=bytes_of_all(program.maps, bpf.possible_cpus()))
             except FunctionError as error:
                 self._keep_log(one.key, error.log)
                 found[one.key] = Verdict("", str(error))
@@ -89,6 +90,12 @@ class Functions:
                     continue
                 found[one.key] = Verdict("", f"{error.strerror}: {error.filename}")
         return found
+
+    def map_bytes(self, contents: Iterable[str]) -> dict[str, int]:
+        """Return what the maps of programs take when they are full, by content, of those that are kept."""
+        kept = {content: self._store.kept(content) for content in contents}
+        cpus = bpf.possible_cpus()
+        return {content: bytes_of_all(one.maps, cpus) for content, one in kept.items() if one is not None}
 
     def log_of(self, key: str) -> str:
         """Return the whole output of the compiler or the verifier for a refused program, by its verdict's key."""
