@@ -118,6 +118,8 @@ class Reconciler:
             names = self.programs.end(one, found, self.desired)
             self.desired.documents.touch(self.desired.documents.entries.keys() & names)
             await self._reconcile(names)
+            if lacking := set(names).intersection(self.desired.documents.failing()):
+                await self._retry(lacking)
             self.programs.forget(names, self.desired)
 
     async def watch_versions(self) -> None:
@@ -259,19 +261,23 @@ class Reconciler:
         Raises ObservationError if the kernel cannot be read.
         """
         async with self._step:
-            documents = self.desired.documents
-            documents.retry(names)
-            await self._reconcile(set())
-            wanted, failing = DesiredEntries(), set()
-            for name in names:
-                entry = documents.entries.get(name)
-                if entry is not None and entry.failures and entry.in_force is not None:
-                    wanted.add(self.desired.desired_entries(entry.in_force))
-                    failing.add(name)
-            if failing:
-                actions = self.removals.allowed(await missing(self._kernel, self.desired, wanted))
-                await self._execute(actions, failing - self.results.remains.keys())
+            await self._retry(names)
             return self.results.remains.keys().isdisjoint(names)
+
+    async def _retry(self, names: Collection[str]) -> None:
+        """Retry what the kernel refused of the named documents; the caller holds the step."""
+        documents = self.desired.documents
+        documents.retry(names)
+        await self._reconcile(set())
+        wanted, failing = DesiredEntries(), set()
+        for name in names:
+            entry = documents.entries.get(name)
+            if entry is not None and entry.failures and entry.in_force is not None:
+                wanted.add(self.desired.desired_entries(entry.in_force))
+                failing.add(name)
+        if failing:
+            actions = self.removals.allowed(await missing(self._kernel, self.desired, wanted))
+            await self._execute(actions, failing - self.results.remains.keys())
 
     async def _repair_all(self) -> None:
         """Compare the whole kernel and repair it while no document is applied; the caller holds the step."""
@@ -296,6 +302,7 @@ class Reconciler:
         """Execute a resync's actions; `names` are the documents that it compared."""
         failures = await self._kernel.executor.run(actions)
         self.results.take_repair(names, failures)
+        self.programs.take_lost(failures, self.desired)
         self._record(name for name in names if self.results.fails(name))
         if removes_veths(actions):
             self.desired.documents.retry_blocked()
@@ -349,6 +356,7 @@ class Reconciler:
             actions = self.removals.allowed(planned, change.affected)
             failures = await self._kernel.executor.run(actions)
             self.results.take_change(change, failures)
+            self.programs.take_lost(failures, self.desired)
             self._versions.take(change, failures, self.desired)
             if not retried and removes_veths(actions):
                 retried = True  # only once: what a fallback after another refusal takes back is removed too

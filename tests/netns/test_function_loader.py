@@ -6,6 +6,7 @@ A bpf file system of its own, the agent's compiled programs and maps; nothing is
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import struct
@@ -84,6 +85,19 @@ def _loaded(tmp_path_factory: pytest.TempPathFactory, lab_cache: Path) -> Iterat
     run("umount", str(bpffs))
 
 
+def judged_first(functions: Functions) -> Functions:
+    """Have programs judged before they are installed, as documents have."""
+    ensure = functions.ensure
+
+    async def judged(function: Function) -> None:
+        if not functions.map_bytes([function.content]):
+            await functions.judge([unjudged(function.program, Point(function.point))])
+        await ensure(function)
+
+    functions.ensure = judged  # type: ignore[method-assign]
+    return functions
+
+
 @pytest.fixture
 def make(_loaded: tuple[Loaded, Pins], tmp_path: Path) -> Callable[..., Functions]:
     loaded, pins = _loaded
@@ -91,7 +105,7 @@ def make(_loaded: tuple[Loaded, Pins], tmp_path: Path) -> Callable[..., Function
     def again(folder: Path | None = None, most: int = 32768) -> Functions:
         made = functions_of(loaded, pins, "functions", tmp_path / "cache", FunctionConfig(folder, most))
         assert made is not None
-        return made
+        return judged_first(made)
 
     return again
 
@@ -139,6 +153,25 @@ async def test_a_function_is_put_into_its_slot_at_both_hooks_and_taken_out_again
     assert bench.program_ids() == [0, 0]
     assert await bench.functions.observe() == {}
     assert list(bench.pins.functions.rglob("*")) == [bench.pins.functions / str(int(POINT))]
+
+
+async def test_a_program_that_is_neither_loaded_nor_kept_is_not_compiled_while_it_is_installed(
+    tmp_path: Path, bench: Bench
+) -> None:
+    functions = functions_of(bench.loaded, bench.pins, "functions", tmp_path / "empty", FunctionConfig(None))
+    assert functions is not None
+    wanted = function(COUNT)
+    with pytest.raises(OSError, match="compiled and checked again") as raised:
+        await functions.ensure(wanted)
+    assert (raised.value.errno, bench.program_ids()) == (errno.EINPROGRESS, [0, 0])
+    await functions.judge([unjudged(wanted.program)])
+    await functions.ensure(wanted)
+    await assert_complete(bench, wanted)
+    broken = function(COUNT + "broken")
+    await functions.judge([unjudged(broken.program)])
+    with pytest.raises(OSError, match="line ") as raised:
+        await functions.ensure(broken)
+    assert raised.value.errno == errno.EINVAL
 
 
 async def test_the_verdict_of_a_program_says_what_its_maps_take_and_so_does_what_is_kept_of_it(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from agent.core.functions.judgement_queue import JudgementQueue
 from agent.core.functions.programs import UnjudgedProgram, hash_of
 from agent.core.functions.stages import Point
 from agent.core.model.features import Verdict
+from agent.core.plan.actions import Action, EnsureFunction
 from agent.loops import Loops
 from agent.reconcile.program_verdicts import AT_ONCE
 from protocol.acknowledgements import Acknowledgement, State
@@ -397,3 +399,33 @@ def test_vpcs_take_turns_also_if_one_has_many_documents_that_came_first() -> Non
             running.append(found.key)
             begun.append(found.key)
     assert begun == ["few0", "one2", "many2", "few1", "many3"]
+
+
+def test_a_lost_program_of_a_document_in_force_is_judged_again_outside_of_the_step() -> None:
+    """As after a start of the host whose cache of programs is gone."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, changed(ONE_BOUNCER, f=(SENT,)))
+        kernel = agent.kernel
+        kernel.functions.clear()
+        for table in kernel.maps.values():
+            table.clear()
+        judged = len(kernel.judged)
+
+        def lost(action: Action) -> int:
+            return errno.EINPROGRESS if isinstance(action, EnsureFunction) and len(kernel.judged) == judged else 0
+
+        kernel.refuse = lost
+        await agent.start()
+        await agent.reconciler.deliver(stream.replay())
+        await agent.complete()
+        answer = agent.last_acks["f"]
+        assert (answer.state, answer.in_force, answer.is_preliminary) == (State.PENDING, 5, True)
+        assert all(state == "realized" for name, (state, _, _) in agent.statuses().items() if name != "f")
+        await agent.reconciler.judge_program()
+        assert (agent.last_acks["f"].state, len(kernel.judged)) == (State.REALIZED, judged + 1)
+        assert agent.reconciler.programs.are_known
+        await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)

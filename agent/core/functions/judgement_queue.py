@@ -28,6 +28,8 @@ class JudgementQueue:
         """The newest revision of each of these documents, which a recreated stream counts from 1."""
         self._waiting: dict[str, _Waiting] = {}
         self._running: dict[str, _Waiting] = {}
+        self._again: dict[str, set[str]] = {}
+        """The documents in force that lack a program which was judged before, by the key of its verdict."""
         self._turns: dict[str, int] = {}
         """When a program of a VPC was last begun, counted over all programs."""
 
@@ -54,6 +56,12 @@ class JudgementQueue:
             if one.key not in self._waiting and (one.key not in self._running or one.program.file):
                 self._waiting[one.key] = _Waiting(document, one)
         self._drop_unneeded(before - listed)
+
+    def put_again(self, document: str, one: UnjudgedProgram) -> None:
+        """Take a program of a document in force that was judged before, and is lost."""
+        self._again.setdefault(one.key, set()).add(document)
+        if one.key not in self._running:
+            self._waiting.setdefault(one.key, _Waiting(document, one))
 
     def remove(self, document: str) -> None:
         """Forget a document, and what was to be judged for it alone."""
@@ -84,9 +92,12 @@ class JudgementQueue:
         return chosen.one
 
     def end(self, key: str) -> set[str]:
-        """Record that a program was judged, or could not be; return the documents whose newest revision lists it."""
+        """Record that a program was judged, or could not be; return the documents that waited for it.
+
+        Those are the documents whose newest revision lists it, and those in force that lack it.
+        """
         self._running.pop(key, None)
-        return {name for name in self._newest if key in self._now(name)}
+        return self._again.pop(key, set()) | {name for name in self._newest if key in self._now(name)}
 
     def forget(self, document: str, kept: Iterable[int]) -> frozenset[str]:
         """Forget a document's revisions but the newest and the kept ones; return the keys that none needs any more."""
@@ -107,7 +118,7 @@ class JudgementQueue:
     def _drop_unneeded(self, keys: frozenset[str]) -> None:
         """Do not judge those programs of `keys` that no newest revision lists any more."""
         if not self._waiting.keys().isdisjoint(keys):
-            needed = frozenset[str]().union(*map(self._now, self._newest))
+            needed = frozenset(self._again).union(*map(self._now, self._newest))
             self._waiting = {key: one for key, one in self._waiting.items() if key in needed}
 
     def _listed(self) -> frozenset[str]:

@@ -12,11 +12,12 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
-from agent.core.functions.programs import UnjudgedProgram
-from agent.core.functions.stages import index_of
+from agent.core.functions.programs import UnjudgedProgram, verdict_key
+from agent.core.functions.stages import Point, index_of
 from agent.core.model.desired_entries import Function, FunctionPlace
 from agent.core.model.features import Verdict
 from agent.core.model.hooks import Hook
@@ -39,6 +40,7 @@ from agent.errors import kernel_step
 
 MOST_LOGS = 64
 """Programs whose compiler's or verifier's output is kept: those refused last."""
+_T = TypeVar("_T")
 _TYPES = {Hook.XDP: ProgramType.XDP, Hook.TC: ProgramType.SCHED_CLS}
 
 log = structlog.get_logger()
@@ -67,6 +69,8 @@ class Functions:
         self._host = host
         self._store = store
         self._logs: OrderedDict[str, str] = OrderedDict()
+        self._not_judged: OrderedDict[str, Exception] = OrderedDict()
+        """What was last said of programs that are refused or could not be judged, by the key of the verdict."""
         self.reader = FunctionReader(host.root, host.slots, store, self.log_of)
 
     async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
@@ -76,15 +80,17 @@ class Functions:
         """
         found: dict[str, Verdict] = {}
         for one in programs:
-            content = ""
+            self._not_judged.pop(one.key, None)
             try:
                 content, program = await self._store.find(one.program)
                 await in_thread(self._try, program, one)
                 found[one.key] = Verdict(content, map_bytes=bytes_of_all(program.maps, bpf.possible_cpus()))
             except FunctionError as error:
-                self._keep_log(one.key, error.log)
+                _keep(self._not_judged, one.key, error)
+                _keep(self._logs, one.key, error.log)
                 found[one.key] = Verdict("", str(error))
             except OSError as error:
+                _keep(self._not_judged, one.key, error)
                 if not one.program.file or error.errno not in (errno.ENOENT, errno.EPERM, errno.ELOOP):
                     log.warning("program_not_judged", program=one.key, reason=str(error))
                     continue
@@ -102,14 +108,20 @@ class Functions:
         return self._logs.get(key, "")
 
     async def ensure(self, function: Function) -> None:
-        """Put a function into its slot, or repair it; OSError if that fails, the slot then keeps what it had."""
+        """Put a function into its slot, or repair it; OSError if that fails, the slot then keeps what it had.
+
+        Compiles nothing: EINPROGRESS if the program has to be judged again first, as it is neither loaded nor kept.
+        """
         name = f"function {function.id}"
         with _as_kernel_error(name), kernel_step(Step.INSTALL_FUNCTION, name):
             wanted = _record_of(function, 0)
             target = self._target(function.point, function.slot, closed=function.on_fault_closed)
             program = None
             if await in_thread(finished_build, target, wanted) is None:
-                program = await self._store.find_content(function.program, function.content)
+                key = verdict_key(function.program, Point(function.point).label)
+                if (error := self._not_judged.pop(key, None)) is not None:
+                    raise error
+                program = await self._store.find_kept(function.program, function.content)
                 wanted = _record_of(function, len(program.maps))
             await in_thread(install, target, wanted, program, function.configuration, function.retained)
 
@@ -162,11 +174,12 @@ class Functions:
         }
         return Target(host.root, host.instance, host.slots, places, host.maps, host.max_instructions)
 
-    def _keep_log(self, key: str, text: str) -> None:
-        self._logs[key] = text
-        self._logs.move_to_end(key)
-        while len(self._logs) > MOST_LOGS:
-            self._logs.popitem(last=False)
+
+def _keep(known: OrderedDict[str, _T], key: str, value: _T) -> None:
+    known[key] = value
+    known.move_to_end(key)
+    while len(known) > MOST_LOGS:
+        known.popitem(last=False)
 
 
 def _record_of(function: Function, maps: int) -> Record:
