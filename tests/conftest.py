@@ -20,6 +20,7 @@ PROGRAMS = Path(__file__).resolve().parents[1] / "build" / "programs"
 
 CLEAN_UP = 60.0
 """Seconds that processes which were interrupted may take to take down their labs."""
+HOOKS = ("xdp", "tc")
 MOST_WORKERS = 8
 """Processes that share the tests on a large machine: the neighbour table of the kernel is one for all of them."""
 LONGEST_FIRST = ("tests/bpf/", "tests/netns/test_lab_", "tests/system/", "tests/netns/", "tests/states/")
@@ -118,10 +119,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def group_of(nodeid: str) -> str:
     """Return which tests one process runs: those of a file, apart by the family of the lab that they use.
 
-    All of `tests/bpf` are one group, because their last test is about all of them.
+    Tests of the programs of one hook are one group, because their last test is about all of them.
     """
     file, _, test = nodeid.partition("::")
+    words = re.split(r"[\[\]-]", test)
     if "tests/bpf/" in file:
-        return "tests/bpf"
-    family = next((one for one in ("ipv4", "ipv6") if one in re.split(r"[\[\]-]", test)), "")
+        hook = next((one for one in HOOKS if one in words), "")
+        return f"tests/bpf {hook}" if hook else file
+    family = next((one for one in ("ipv4", "ipv6") if one in words), "")
     return f"{file} {family}"
