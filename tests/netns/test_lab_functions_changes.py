@@ -19,12 +19,15 @@ from lab.functions import (
     at_port,
     body_of,
     counted,
+    datagrams,
     drops,
     function,
     function_pins,
     grows_to,
+    nothing_heard,
     port_bytes,
     put,
+    records,
     source,
 )
 from lab.stream import streaming
@@ -32,6 +35,9 @@ from lab.traffic import unbroken_flow
 from lab.waiting import until
 
 from agent.core.functions.versions import MOST_FAULTS
+from agent.core.model.map_layout import STAGE_ARRAYS, STAGE_SLOTS, TRAFFIC, U32, MapName
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.outcomes import Outcome
 from controller_sim.lab.lab import agent_program
 from controller_sim.lab.namespaces import run_in
 from protocol import codec
@@ -155,6 +161,49 @@ def test_an_agent_killed_at_any_moment_of_a_change_ends_in_the_state_of_its_docu
             for host in HOSTS:
                 dropped = [is_dropped(lab, host, port) for port in PORTS]
                 assert dropped == [state is not None and number == state[1] for number in range(2)]
+
+
+def test_at_a_slot_that_is_empty_on_fault_decides_until_the_program_is_back(lab):
+    """The agent is dead meanwhile, as it would repair the slot."""
+    for on_fault, host in ((on_fault, host) for on_fault in ("open", "closed") for host in HOSTS):
+        one = function(
+            "filter", "from_endpoint", VERSIONS[0], vpc="red", configuration=port_bytes(1), on_fault=on_fault
+        )
+        put(lab, host, DOCUMENT, one)
+        (record,) = [one for one in records(lab, host) if one.id == "filter"]
+        lab.kill_agent(host)
+        index = U32.pack((record.point - 1) * STAGE_SLOTS + record.slot)
+        for name in STAGE_ARRAYS.values():
+            if (lab.pins(host) / "maps" / name).exists():
+                with lab.map(host, name) as slots:
+                    bpf.delete(slots, index)
+        ends = f"web-{host}", f"web-{OTHER[host]}"
+        if on_fault == "open":
+            assert not drops(lab, ends, 6, PORTS[0])
+        else:
+            assert is_dropped_as_no_program(lab, host, ends)
+        lab.lab.start_agent(host)
+        lab.wait_in_sync(host)
+        assert not drops(lab, ends, 6, PORTS[0])
+        put(lab, host, DOCUMENT)
+
+
+def no_program(lab: SystemLab, host: str) -> int:
+    """Return how many packets of a host ended as no_program, without its agent."""
+    with lab.map(host, MapName.OUTCOMES) as outcomes:
+        values = bpf.lookup_percpu(outcomes, U32.pack(Outcome.NO_PROGRAM), TRAFFIC.size)
+    return sum(TRAFFIC.unpack(value)[0] for value in values)
+
+
+def is_dropped_as_no_program(lab: SystemLab, host: str, ends: tuple[str, str]) -> bool:
+    """Say whether a datagram that an endpoint of a host sends is dropped at an empty slot."""
+    before = no_program(lab, host)
+    own, to = (lab.address(one, 6) for one in ends)
+    with datagrams() as sockets:
+        sender, receiver = (sockets.socket(lab.inside(end), ip, 7500) for end, ip in zip(ends, (own, to), strict=True))
+        sender.sendto(b"dropped?", (to, 7500))
+        until(lambda: no_program(lab, host) > before, "a packet that ended as no_program")
+        return nothing_heard(receiver)
 
 
 FAILS = source(at_port("return 0;"), "/* returns no verdict for what comes to its port */")

@@ -37,7 +37,7 @@ SETTINGS = Settings(
     host="h1",
     interfaces=("eth0", "bond0"),
     instance="test",
-    functions=FunctionsSection(accept=("source", "file"), folder="/functions", host_wide=("f_host*",)),
+    functions=FunctionsSection(accept=("source", "file"), folder="/functions", host_wide=("f_host*",), vpc_slots=8),
 )
 FIRST_RETRY = 5.0
 

@@ -297,7 +297,7 @@ class FakeKernel:
                     slot = ids[IFINDEX_BASE + U32.unpack(packed)[0]] if name is MapName.ENDPOINT_STAGES else packed
                     flat[name, slot] = self._portrait_of_chains(name, value)
                 case ("function", _):
-                    flat["function", value.place] = replace(value, slot=0)
+                    flat["function", value.place] = replace(value, slot=0, retained=None)
                 case ("veth", _):
                     flat[key] = (value.ifname, value.namespace, value.peer_name, value.peer_mac, value.mtu)
                     flat[key] += (value.addresses, value.gateways)

@@ -54,6 +54,7 @@ MAY_NAME = {
         "droplets functions",
         "publishes the droplets in force for prober and next hops; a section of the settings",
     ),
+    "agent/core/config/registry.py": ("functions", "documents whose programs are compiled again"),
     "agent/core/functions/quotas.py": ("functions", "limits of functions"),
     "agent/core/functions/chains.py": (
         "droplets endpoints functions networks vpcs",

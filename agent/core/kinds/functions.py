@@ -134,9 +134,8 @@ class Functions(Kind[Function]):
         quota, without = SlotQuota(having, most), dict[str, bool]()
         for id_, point in sorted(wanted - kept.keys()):
             index = next((one for slot in range(STAGE_SLOTS) if (one := index_of(point, slot)) not in taken), None)
-            allowed = quota.take(resolved.functions[id_])
-            if index is None or not allowed:
-                without[id_] = allowed
+            if index is None or not quota.take(resolved.functions[id_]):
+                without[id_] = index is None
             else:
                 taken.add(index)
                 kept[id_, point] = index
@@ -165,7 +164,7 @@ def _found(ids: Set[str], states: Sequence[ResolvedState]) -> list[Function]:
 
 
 def _full(choices: Iterable[Choice[Function]], without: Mapping[str, bool], most: int) -> dict[str, FieldError]:
-    """Return the error of each document with a function without a slot: `without` says whether its VPC may have one.
+    """Return the error of each document with a function without a slot: `without` says whether all slots are taken.
 
     `most` are the slots that the functions of one VPC may have at a point.
     """
