@@ -99,9 +99,12 @@ class Functions:
 
     def map_bytes(self, contents: Iterable[str]) -> dict[str, int]:
         """Return what the maps of programs take when they are full, by content, of those that are kept."""
-        kept = {content: self._store.kept(content) for content in contents}
-        cpus = bpf.possible_cpus()
-        return {content: bytes_of_all(one.maps, cpus) for content, one in kept.items() if one is not None}
+        found, cpus = {}, bpf.possible_cpus()
+        for content in contents:
+            with contextlib.suppress(FunctionError, OSError):  # by rules that are newer than what is kept
+                if (kept := self._store.kept(content)) is not None:
+                    found[content] = bytes_of_all(kept.maps, cpus)
+        return found
 
     def log_of(self, key: str) -> str:
         """Return the whole output of the compiler or the verifier for a refused program, by its verdict's key."""
