@@ -213,14 +213,16 @@ def test_eight_slow_functions_at_one_point_lose_nothing_and_a_ninth_is_rejected(
     eight += [function(f"slow-{number}", "from_endpoint", SLOW, vpcs=("red",)) for number in range(4, 8)]
     ninth = function("ninth", "from_endpoint", GO_ON, vpc="red")
     with bystanders(lab), unbroken_flow(lab, "web-x", "web-t"):
-        with installed(lab, "x", "tenant.four", *eight[:4]), installed(lab, "x", "host.four", *eight[4:]):
-            ((path, code, message),) = rejected(lab, "x", "tenant.ninth", ninth)
+        with ExitStack() as stack:
+            stack.enter_context(installed(lab, "x", "tenant.four", *eight[:4]))
+            ((path, code, message),) = rejected(lab, "x", "tenant.fifth", ninth)
             assert (path, code) == ("functions[0].vpc", ErrorCode.OUT_OF_RANGE)
             assert "4 slots at from_endpoint" in message
-            ((path, code, message),) = rejected(lab, "x", "host.ninth", function("any", "from_endpoint", GO_ON))
+            put(lab, "x", "tenant.fifth")
+            stack.enter_context(installed(lab, "x", "host.four", *eight[4:]))
+            ((path, code, message),) = rejected(lab, "x", "tenant.ninth", ninth)
             assert (path, code) == ("functions[0].point", ErrorCode.OUT_OF_RANGE)
             assert "8 functions can be at from_endpoint" in message
-            put(lab, "x", "host.ninth")
             before = [counted(lab, "x", one.id) for one in eight]
             for one, counts in zip(eight, before, strict=True):
                 grows_to(lab, "x", one.id, counts, went_on=10)
