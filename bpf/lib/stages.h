@@ -53,36 +53,53 @@ static __always_inline enum outcome continue_behind(context *ctx, struct frame_s
 }
 
 /*
+ * At the empty slot `next` - 1: calls the next function behind it, if the packet may pass over it. Returns as
+ * call_next(). The slots are no constants here: a slower call, which does not matter, and far less for the verifier to
+ * follow.
+ */
+static __always_inline enum outcome pass_over(context *ctx, struct frame_state *state, const enum stage_point point,
+					      __u32 next)
+{
+	__u32 i;
+
+#pragma clang loop unroll(disable)
+	for (i = 0; i < STAGE_SLOTS; i++) {
+		if (!passes_over(point, next - 1))
+			return NO_PROGRAM;
+		next = state->chain & CHAIN_MASK;
+		if (!next)
+			return continue_behind(ctx, state, point);
+		state->chain >>= CHAIN_BITS;
+		state->called = CALLED_AT(point) + 1;
+		stage_programs.call(ctx, (point - 1) * STAGE_SLOTS + next - 1);
+		state->called = 0;
+	}
+	return NO_PROGRAM;
+}
+
+/*
  * Calls the next function of state->chain, which is not empty. Returns only if its slot is empty, and all behind it
  * are: NO_PROGRAM if one of them is closed, else what the packet ends as. `point` is a constant, and so are the slots,
  * as for the other tail calls.
  */
 static __always_inline enum outcome call_next(context *ctx, struct frame_state *state, const enum stage_point point)
 {
-	__u32 next, i;
+	__u32 next = state->chain & CHAIN_MASK;
 
-#pragma clang loop unroll(disable)
-	for (i = 0; i < STAGE_SLOTS; i++) {
-		next = state->chain & CHAIN_MASK;
-		state->chain >>= CHAIN_BITS;
-		state->called = CALLED_AT(point) + 1;
-		switch (next) {
-			CALL_FUNCTION(0);
-			CALL_FUNCTION(1);
-			CALL_FUNCTION(2);
-			CALL_FUNCTION(3);
-			CALL_FUNCTION(4);
-			CALL_FUNCTION(5);
-			CALL_FUNCTION(6);
-			CALL_FUNCTION(7);
-		}
-		state->called = 0;
-		if (!passes_over(point, next - 1))
-			return NO_PROGRAM;
-		if (!state->chain)
-			return continue_behind(ctx, state, point);
+	state->chain >>= CHAIN_BITS;
+	state->called = CALLED_AT(point) + 1;
+	switch (next) {
+		CALL_FUNCTION(0);
+		CALL_FUNCTION(1);
+		CALL_FUNCTION(2);
+		CALL_FUNCTION(3);
+		CALL_FUNCTION(4);
+		CALL_FUNCTION(5);
+		CALL_FUNCTION(6);
+		CALL_FUNCTION(7);
 	}
-	return NO_PROGRAM;
+	state->called = 0;
+	return pass_over(ctx, state, point, next);
 }
 
 /*
