@@ -421,7 +421,7 @@ struct frame_state {
 	__u32 changed;	/* stages: 1 + the index of the last function that changed the packet; 0: none did */
 	__u32 sends;	/* stages: an enum stage_verdict for the program that continues; 0: go on */
 	__u8 on_path;	/* from a tunnel: the inner sender is known to be at the peer */
-	__u8 processed; /* a process had it: its length may have changed */
+	__u8 processed; /* a process had it: its length may have changed; at dropped, it is counted */
 	__u8 rest[2];
 	__u32 rx_ifindex; /* handed over to a process: where the frame was received */
 	__u32 answers; /* handed over to a process: how many answers it may still give, more than 1 for GSO packets */
@@ -430,16 +430,21 @@ struct frame_state {
 
 #define PROCESS_SERVED	   1U /* a process serves the sockets */
 #define PROCESS_ANSWERS_TC 2U /* its answers continue at tc, else at XDP */
+#define PROCESS_QUEUES	   16 /* queues of a process at most; a power of two */
+#define PROCESS_REASONS	   2  /* words of 64 bits that hold a bit for each outcome */
 
 /*
  * function_processes: index of a function in the jump tables -> the process that is the function, if it is one. Written
  * by the agent.
  */
 struct function_process {
-	__u32 ifindex; /* of `near`, the end of the veth pair to which packets are redirected */
-	__u32 lane;    /* its entry in the function's XSKMAP */
-	__u32 longest; /* bytes of the longest packet that its frames hold */
+	__u32 ifindex[PROCESS_QUEUES]; /* of `near`, the end of the veth pair to which packets of a queue are redirected
+					*/
+	__u32 lane;		       /* the entry of its first queue in the function's XSKMAP; the others follow */
+	__u32 longest;		       /* bytes of the longest packet that its frames hold */
 	__u32 flags;
+	__u32 queues;			/* 1 to PROCESS_QUEUES */
+	__u64 reasons[PROCESS_REASONS]; /* at dropped: a bit for each enum outcome that it is to see */
 };
 
 /* What a process answered, on its way from XDP to tc: in the space in front of the frame for metadata. */

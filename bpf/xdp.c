@@ -81,8 +81,9 @@ int function_socket(struct xdp_md *ctx)
 {
 	struct function_meta *meta = frame_start(ctx);
 
-	if ((void *)(meta + 1) > frame_end(ctx))
-		return XDP_DROP;
+	if ((void *)(meta + 1) > frame_end(ctx) || meta->version != FUNCTION_META_VERSION ||
+	    meta->point != PATCHED(MAGIC_INDEX) / STAGE_SLOTS + 1 || meta->packet_offset != sizeof(*meta))
+		return XDP_DROP; /* of the host's own stack */
 	meta->packet_length = frame_length(ctx) - sizeof(*meta);
 	return function_sockets.redirect_map(PATCHED(MAGIC_LANE), XDP_DROP);
 }

@@ -11,11 +11,14 @@ from typing import Annotated, Literal, get_args
 import msgspec
 
 from protocol.addresses import MAC_PATTERN, MAX_VNI
+from protocol.drop_reasons import DROP_REASONS
 
 MAX_MEMBERS = 16
 """Bouncers of one network, dividers of one VPC."""
 MAX_SCOPE = 1000
 """Ids of each kind in one function's scope."""
+MAX_QUEUES = 16
+"""Queues of one function in a process."""
 MAX_SOURCE, MAX_OBJECT, MAX_CONFIGURATION = 64 << 10, 256 << 10, 4096
 """Bytes of a function's source, object file and configuration."""
 
@@ -133,9 +136,16 @@ class FunctionProcess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, g
     """A process that is a function: whichever one runs as this user (a name or a number of the host's) and asks first.
 
     It asks at a Unix socket of the agent's, `NAME.sock` in the folder of the host's settings, with the function's id.
+    It gets so many `queues`; all packets of a flow go to one. At `dropped` it sees packets that are dropped for one of
+    the `reasons`, or all if there are none.
     """
 
     user: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    queues: Annotated[int, msgspec.Meta(ge=1, le=MAX_QUEUES)] = 1
+    reasons: Annotated[
+        tuple[Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(DROP_REASONS)})], ...],
+        msgspec.Meta(max_length=len(DROP_REASONS), description="Reasons for drops, as telemetry names them."),
+    ] = ()
 
 
 class FunctionProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):

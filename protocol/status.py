@@ -110,6 +110,18 @@ class Fault(msgspec.Struct, frozen=True):
     since: float = 0.0
 
 
+SocketMode = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["", "copy", "zero_copy"]})]
+
+
+class ServedFunction(msgspec.Struct, frozen=True):
+    """A function whose packets reach a process now: by how many queues, and how their sockets are bound."""
+
+    function: str
+    point: str
+    queues: int
+    mode: SocketMode
+
+
 class Status(msgspec.Struct, frozen=True):
     """The heartbeat. Times are seconds since the epoch, `uptime` is in seconds.
 
@@ -122,7 +134,8 @@ class Status(msgspec.Struct, frozen=True):
     whose programs run at tc: what is dropped after their verdict is never counted. `endpoint_hook` says where the
     programs of endpoints belong: `xdp`, `tcx` or `clsact`; `endpoint_hook_reason` says why. `endpoint_hooks` is the
     number of this host's endpoints by the hook at which their program was last seen, or `none`. `gso_refused` says why
-    endpoints may not send GSO packets although their programs belong at tc, empty if they may.
+    endpoints may not send GSO packets although their programs belong at tc, empty if they may. `processes` are the
+    functions in processes whose packets reach one; the others are among the faults.
     """
 
     host: str
@@ -151,6 +164,7 @@ class Status(msgspec.Struct, frozen=True):
     endpoint_hook_reason: str = ""
     endpoint_hooks: dict[str, int] = {}
     gso_refused: str = ""
+    processes: tuple[ServedFunction, ...] = ()
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -184,8 +198,10 @@ class FunctionTraffic(msgspec.Struct, frozen=True):
 
     `received` is the sum of packets by verdict and of `faults`: packets for which it returned no verdict that is valid
     at its point, or which it made unusable. `reasons` counts drops by the function's own reason, 0 to 15, those that
-    occurred. `samples` is the number of frames whose time was measured, `mean_ns` the mean of these times.
-    `rolled_back` is the revision of its document whose version failed, so that the one before runs; 0 if none did.
+    occurred. `samples` is the number of frames whose time was measured, `mean_ns` the mean of these times. `queues` is
+    the number of queues by which packets reach a process now, 0 for a program and while no process takes any; `mode`
+    says how its sockets are bound: `copy` or `zero_copy`. `rolled_back` is the revision of its document whose version
+    failed, so that the one before runs; 0 if none did.
     """
 
     function: str
@@ -199,6 +215,8 @@ class FunctionTraffic(msgspec.Struct, frozen=True):
     reasons: dict[str, int] = {}
     samples: int = 0
     mean_ns: float = 0.0
+    queues: int = 0
+    mode: SocketMode = ""
     rolled_back: int = 0
 
 

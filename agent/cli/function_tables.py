@@ -10,10 +10,10 @@ import msgspec
 
 from agent.cli.output import table
 from protocol.rpc import FieldValue, FunctionLogReply, FunctionMap, FunctionMapEntry, MapValue
-from protocol.status import FunctionTraffic
+from protocol.status import FunctionTraffic, ServedFunction
 
 FUNCTION, KEY, VALUE = "FUNCTION", "KEY", "VALUE"
-_OPTIONAL = ("SENT BACK", "SENT TO", "FAULTS", "REASONS", "MEAN TIME", "VERSION")
+_OPTIONAL = ("SENT BACK", "SENT TO", "FAULTS", "REASONS", "MEAN TIME", "QUEUES", "VERSION")
 """Columns of counters that are left out if they are empty for every function."""
 
 
@@ -44,8 +44,21 @@ def _traffic_row(host: str, item: FunctionTraffic) -> tuple[str, ...]:
         *(f"{number:,}" if number else "" for number in (item.sent_back, item.sent_to, item.faults)),
         ", ".join(f"{reason}: {packets:,}" for reason, packets in sorted(item.reasons.items(), key=_by_number)),
         f"{item.mean_ns:,.0f} ns" if item.samples else "",
+        _queues(item) if item.queues else "",
         f"revision {item.rolled_back} rolled back" if item.rolled_back else "",
     )
+
+
+def _queues(item: FunctionTraffic | ServedFunction) -> str:
+    return f"{item.queues} ({item.mode.replace('_', ' ')})"
+
+
+def processes(rows: Sequence[tuple[str, ServedFunction]]) -> None:
+    """Print one line for each function whose packets reach a process; nothing if there is none."""
+    if rows:
+        click.echo()
+        cells = [[host, one.function, one.point, _queues(one)] for host, one in rows]
+        table(["HOST", FUNCTION, "POINT", "QUEUES OF ITS PROCESS"], cells, "", wide=True)
 
 
 def _by_number(reason: tuple[str, int]) -> int:

@@ -50,6 +50,8 @@ def statuses(
 ) -> None:
     """Print one line per host, including those that did not answer, and below it the hosts' problems.
 
+    A wide one ends with the functions whose packets reach a process.
+
     `down_since` says since when a droplet does not answer a host, in seconds since the epoch, where it is known.
     """
     rows = [_status_row(item) for item in found]
@@ -64,6 +66,8 @@ def statuses(
     if reasons:
         click.echo()
         table(("HOST", "PROBLEM", "CAUSE", "REMEDY"), reasons, "", wide)
+    if wide:
+        function_tables.processes([(item.host, one) for item in by_host for one in item.processes])
 
 
 def down_since(peers_of: Mapping[str, Sequence[PeerPath]]) -> dict[tuple[str, str], float]:

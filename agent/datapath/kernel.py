@@ -17,6 +17,7 @@ import structlog
 
 from agent.core.faults.log_once import LogOnce
 from agent.core.functions.programs import UnjudgedProgram
+from agent.core.model.desired_entries import FunctionPlace
 from agent.core.model.features import Features, Verdict
 from agent.core.model.hooks import TRANSIT, TRANSIT_AGENT, Hook
 from agent.core.model.map_layout import MapName
@@ -61,7 +62,7 @@ from agent.datapath.observe import Subject, observe, observe_some
 from agent.datapath.process_functions import ProcessFunctions, ProcessHost
 from agent.datapath.veth.pairs import Links
 from agent.errors import kernel_step
-from protocol.status import Fault
+from protocol.status import Fault, ServedFunction
 
 log = structlog.get_logger()
 
@@ -162,6 +163,10 @@ class Kernel:
     def process_faults(self) -> list[Fault]:
         """Return a fault for each function that should be a process and is none."""
         return self._functions.faults() if self._functions is not None else []
+
+    def served_functions(self) -> Mapping[FunctionPlace, ServedFunction]:
+        """Return the functions whose packets reach a process, with its queues."""
+        return self._functions.served() if self._functions is not None else {}
 
     @classmethod
     async def open(cls, config: KernelConfig) -> Kernel:

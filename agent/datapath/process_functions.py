@@ -12,16 +12,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.core.functions.programs import UnjudgedProgram
-from agent.core.functions.stages import index_of
+from agent.core.functions.stages import Point, index_of
 from agent.core.model.desired_entries import Function, FunctionPlace
 from agent.core.model.features import Verdict
 from agent.core.model.hooks import PROCESS_ANSWER, PROCESS_SOCKET, Hook
-from agent.core.model.map_layout import FUNCTION_PROCESS, PROCESS_ANSWERS_TC, PROCESS_SERVED, U32, MapName
+from agent.core.model.map_layout import (
+    ALL_REASONS,
+    NO_PROCESS,
+    PROCESS_ANSWERS_TC,
+    PROCESS_QUEUES,
+    PROCESS_SERVED,
+    STAGE_POINTS,
+    STAGE_SLOTS,
+    U32,
+    FunctionProcess,
+    MapName,
+    pack_function_process,
+    unpack_function_process,
+)
 from agent.core.plan.observed import ObservedFunction
 from agent.datapath.attach.tc import TcIngress
 from agent.datapath.attach.xdp import AttachableProgram
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.outcomes import Outcome
 from agent.datapath.functions.functions import Functions
 from agent.datapath.functions.linker import link_process, map_of
 from agent.datapath.functions.process_maps import LANES
@@ -33,14 +47,17 @@ from agent.datapath.processes.pair import (
     LONGEST,
     Pair,
     PairPrograms,
+    Pairs,
     alias_of,
     make_pair,
     own_pairs,
     remove_pair,
+    unfinished_pairs,
 )
 from agent.datapath.processes.served import Plumbing, ServedFunction, UnknownUserError, user_of
 from agent.datapath.processes.sockets import Sockets
 from agent.errors import OperatorError
+from protocol import status
 from protocol.status import Fault
 
 
@@ -65,6 +82,8 @@ class ProcessFunctions:
         self._host = host
         self.reader = functions.reader
         self._served: dict[FunctionPlace, ServedFunction] = {}
+        self._wanted: dict[FunctionPlace, Function] = {}
+        """What documents say of each function that is served."""
         self._known_pairs = False
 
     async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
@@ -84,26 +103,47 @@ class ProcessFunctions:
         await self._functions.ensure(function)
         place = function.id, function.point
         if function.program.process is None:
-            await self._stop_serving(place)
+            await self._take_out(place, function.slot)
             return
         try:
             uid = user_of(function.program.process.user)
         except UnknownUserError as error:
-            await self._stop_serving(place)
+            await self._take_out(place, function.slot)
             raise OperatorError(2, str(error)) from error
-        served = self._served.get(place)
-        if served is not None and served.uid == uid:
+        if self._serves(function, uid):
+            self._wanted[place] = function
+            self._write_reasons(function)
             return
         await self._stop_serving(place)
         await self._remove_unused_pairs()
         path = self._host.folder / f"{function.id}.sock"
-        self._served[place] = ServedFunction(function.id, path, uid, self._plumbing(function), self._host.hang)
+        served = ServedFunction(function.id, path, uid, self._plumbing(place), self._host.hang)
+        self._served[place], self._wanted[place] = served, function
+        self._write_reasons(function)
+
+    def _serves(self, function: Function, uid: int) -> bool:
+        """Return whether a function is served as it is wanted, but for what can be changed in its entry."""
+        served, before = self._served.get(function.place), self._wanted.get(function.place)
+        if served is None or before is None or served.uid != uid:
+            return False
+        return _queues_of(before) == _queues_of(function) and before.on_fault_closed == function.on_fault_closed
 
     async def remove(self, id_: str, point: int, slot: int) -> None:
-        """As `Functions`; its process is let go."""
+        """As `Functions`. The process is let go first: once the pins are gone, no later agent knows of its pairs."""
+        await self._take_out((id_, point), slot)
         await self._functions.remove(id_, point, slot)
-        await self._stop_serving((id_, point))
-        self._write(index_of(point, slot), None, 0)
+
+    async def _take_out(self, place: FunctionPlace, slot: int) -> None:
+        """Let the process of a function go, also that of an agent before this one, and remove its pairs."""
+        id_, point = place
+        served = place in self._served
+        await self._stop_serving(place)
+        if not (1 <= point <= STAGE_POINTS and 0 <= slot < STAGE_SLOTS):
+            return
+        index = index_of(point, slot)
+        if not served and not self._read(index).ifindexes:
+            return
+        self._write(index, (), 0, 0)
         for near, alias in (await self._pairs()).items():
             if alias == alias_of(self._host.instance, id_, point):
                 await remove_pair(self._host.netlink, near)
@@ -111,6 +151,7 @@ class ProcessFunctions:
     async def _stop_serving(self, place: FunctionPlace) -> None:
         if (served := self._served.pop(place, None)) is not None:
             await served.close()
+        self._wanted.pop(place, None)
 
     def is_filled(self, point: int, slot: int) -> bool:
         """As `Functions`."""
@@ -141,65 +182,103 @@ class ProcessFunctions:
             await served.leave()
         self._served.clear()
 
-    def _plumbing(self, function: Function) -> Plumbing:
-        index = index_of(function.point, function.slot)
+    def served(self) -> Mapping[FunctionPlace, status.ServedFunction]:
+        """Return the functions whose packets reach a process, with its queues."""
+        found = {place: served.queues for place, served in self._served.items()}
+        return {
+            (id_, point): status.ServedFunction(
+                id_, Point(point).label, one.number, "zero_copy" if one.zero_copy else "copy"
+            )
+            for (id_, point), one in found.items()
+            if one is not None
+        }
 
-        async def make() -> tuple[Pair, int, Sockets]:
-            return await self._make(function, index)
+    def _plumbing(self, place: FunctionPlace) -> Plumbing:
+        async def make() -> tuple[Pairs, int, Sockets]:
+            return await self._make(self._wanted[place])
 
-        async def remove(pair: Pair) -> None:
-            await remove_pair(self._host.netlink, pair.near)
+        async def remove(pairs: Pairs) -> None:
+            for pair in pairs:
+                await remove_pair(self._host.netlink, pair.near)
 
         async def remove_others(kept: Collection[Pair]) -> None:
-            alias = alias_of(self._host.instance, function.id, function.point)
+            alias = alias_of(self._host.instance, *place)
             for near, found in (await self._pairs()).items():
                 if found == alias and near not in {pair.near for pair in kept}:
                     await remove_pair(self._host.netlink, near)
 
-        return Plumbing(make, remove, remove_others, lambda pair, lane: self._write(index, pair, lane))
+        def direct(pairs: Pairs, lane: int) -> None:
+            function = self._wanted.get(place)
+            if function is not None:
+                self._write(_index(function), pairs, lane, _reasons_of(function))
 
-    async def _make(self, function: Function, index: int) -> tuple[Pair, int, Sockets]:
-        lane = (self._read(index)[1] + 1) % LANES
+        return Plumbing(make, remove, remove_others, direct)
+
+    async def _make(self, function: Function) -> tuple[Pairs, int, Sockets]:
+        """Make the pairs of one process, with a program for each and the sockets behind them."""
+        netlink, lane = self._host.netlink, (self._read(_index(function)).lane + PROCESS_QUEUES) % LANES
         maps = self._functions.open_maps(function, (PENDING, SOCKETS))
+        pairs: list[Pair] = []
+        sockets: list[Sockets] = []
         try:
-            loaded = self._load(function, index, lane, maps)
-            try:
-                alias = alias_of(self._host.instance, function.id, function.point)
-                pair = await make_pair(self._host.netlink, self._host.tc, alias, loaded)
-            finally:
-                for one in loaded:
-                    if one is not None:
-                        os.close(one.descriptor)
-            try:
-                return pair, lane, await in_thread(Sockets, pair.far, maps[SOCKETS], lane)
-            except BaseException:
-                await remove_pair(self._host.netlink, pair.near)
-                raise
+            for queue in range(_queues_of(function)):
+                pairs.append(await self._make_pair(function, lane + queue, maps))  # noqa: PERF401 - kept after an error
+            far = [pair.far for pair in pairs]
+            await in_thread(lambda: sockets.append(Sockets(far, maps[SOCKETS], lane)))
+        except BaseException:
+            for made in sockets:  # by a thread whose result was not awaited to the end
+                made.close()
+            for pair in pairs:
+                await remove_pair(netlink, pair.near)
+            raise
         finally:
             for descriptor in maps.values():
                 os.close(descriptor)
+        return tuple(pairs), lane, sockets[0]
 
-    def _load(self, function: Function, index: int, lane: int, maps: Mapping[str, int]) -> PairPrograms:
-        def load(hook: Hook, name: str) -> AttachableProgram:
+    async def _make_pair(self, function: Function, lane: int, maps: Mapping[str, int]) -> Pair:
+        loaded: list[AttachableProgram] = []
+        try:
+            await in_thread(self._load, function, lane, maps, loaded)
+            socket_, answer, *tc = loaded
+            programs_ = PairPrograms(answer, socket_, tc[0] if tc else None)
+            alias = alias_of(self._host.instance, function.id, function.point)
+            return await make_pair(self._host.netlink, self._host.tc, alias, programs_)
+        finally:
+            for one in loaded:
+                os.close(one.descriptor)
+
+    def _load(self, function: Function, lane: int, maps: Mapping[str, int], loaded: list[AttachableProgram]) -> None:
+        """Load the program of `far`, and those of `near` for XDP and, where answers continue there, tc."""
+        wanted = [(Hook.XDP, PROCESS_SOCKET), (Hook.XDP, PROCESS_ANSWER[Hook.XDP])]
+        if self._host.hook is Hook.TC:
+            wanted.append((Hook.TC, PROCESS_ANSWER[Hook.TC]))
+        known = {**self._host.loaded.descriptors(), **{map_of(one): fd for one, fd in maps.items()}}
+        for hook, name in wanted:
             compiled = self._host.loaded.hooks[hook].compiled.process(name)
-            linked = link_process(compiled, index=index, closed=function.on_fault_closed, lane=lane)
-            known = {**self._host.loaded.descriptors(), **{map_of(one): fd for one, fd in maps.items()}}
+            linked = link_process(compiled, index=_index(function), closed=function.on_fault_closed, lane=lane)
             found = programs.load(linked, known, TYPES[hook])
-            return AttachableProgram(found.fd, found.id, found.name)
+            loaded.append(AttachableProgram(found.fd, found.id, found.name))
 
-        tc = load(Hook.TC, PROCESS_ANSWER[Hook.TC]) if self._host.hook is Hook.TC else None
-        return PairPrograms(load(Hook.XDP, PROCESS_ANSWER[Hook.XDP]), load(Hook.XDP, PROCESS_SOCKET), tc)
-
-    def _read(self, index: int) -> tuple[int, ...]:
+    def _read(self, index: int) -> FunctionProcess:
         value = self._host.loaded.maps[MapName.FUNCTION_PROCESSES].lookup(U32.pack(index))
-        return FUNCTION_PROCESS.unpack(value) if value else (0, 0, 0, 0)
+        return unpack_function_process(value) if value else NO_PROCESS
 
-    def _write(self, index: int, pair: Pair | None, lane: int) -> None:
-        """Let packets go to a pair, or to nobody; programs read the entry word by word, the flags first."""
-        at_tc = PROCESS_ANSWERS_TC if self._host.hook is Hook.TC else 0
-        near, flags = (0, at_tc) if pair is None else (pair.near, at_tc | PROCESS_SERVED)
-        entry = FUNCTION_PROCESS.pack(near, lane, LONGEST, flags)
-        bpf.update(self._host.loaded.maps[MapName.FUNCTION_PROCESSES].descriptor, U32.pack(index), entry)
+    def _write(self, index: int, pairs: Pairs, lane: int, reasons: int) -> None:
+        """Let packets go to pairs, or with none to nobody; programs read the entry word by word."""
+        flags = (PROCESS_ANSWERS_TC if self._host.hook is Hook.TC else 0) | (PROCESS_SERVED if pairs else 0)
+        entry = FunctionProcess(tuple(pair.near for pair in pairs), lane, LONGEST, flags, reasons)
+        self._put(index, entry)
+
+    def _write_reasons(self, function: Function) -> None:
+        """Change what a process at dropped is to see, whoever serves it."""
+        index, reasons = _index(function), _reasons_of(function)
+        if (now := self._read(index)).reasons != reasons:
+            self._put(index, now._replace(reasons=reasons))
+
+    def _put(self, index: int, entry: FunctionProcess) -> None:
+        descriptor = self._host.loaded.maps[MapName.FUNCTION_PROCESSES].descriptor
+        bpf.update(descriptor, U32.pack(index), pack_function_process(entry))
 
     async def _pairs(self) -> dict[int, str]:
         return own_pairs(await self._host.netlink.links(), self._host.instance)
@@ -209,7 +288,23 @@ class ProcessFunctions:
         if self._known_pairs:
             return
         self._known_pairs = True
-        used = {self._read(index)[0] for index in range(index_of(6, 8))}
+        for near in unfinished_pairs(await self._host.netlink.links()):
+            await remove_pair(self._host.netlink, near)
+        used = {near for index in range(STAGE_POINTS * STAGE_SLOTS) for near in self._read(index).ifindexes}
         for near in await self._pairs():
             if near not in used:
                 await remove_pair(self._host.netlink, near)
+
+
+def _index(function: Function) -> int:
+    return index_of(function.point, function.slot)
+
+
+def _queues_of(function: Function) -> int:
+    return function.program.process.queues if function.program.process is not None else 0
+
+
+def _reasons_of(function: Function) -> int:
+    """Return the outcomes that a process is to see, a bit for each: those that its document names, or all."""
+    names = function.program.process.reasons if function.program.process is not None else ()
+    return sum(1 << Outcome[name.upper()] for name in names) or ALL_REASONS

@@ -35,6 +35,7 @@ from protocol.status import (
     LostFrames,
     NarrowPath,
     ObjectCounts,
+    ServedFunction,
     Status,
     UnresolvedNextHops,
     UplinkStatus,
@@ -43,6 +44,7 @@ from protocol.subjects import config_of
 
 NO_HOOKS: Mapping[str, int] = MappingProxyType({})
 NO_FUNCTIONS: Mapping[tuple[str, int], FunctionCounters] = MappingProxyType({})
+NOT_SERVED: Mapping[tuple[str, int], ServedFunction] = MappingProxyType({})
 NONE_ROLLED_BACK: Mapping[tuple[str, int], int] = MappingProxyType({})
 AT_TC = frozenset(UPLINK_HOOKS) - {Hook.XDP, "none"}
 """The ways in which programs are attached at tc."""
@@ -87,6 +89,7 @@ class DataPlane(NamedTuple):
     endpoint_hook: str = ""
     endpoint_hook_reason: str = ""
     endpoint_hooks: Mapping[str, int] = NO_HOOKS
+    processes: tuple[ServedFunction, ...] = ()
 
 
 UNKNOWN_PLANE = DataPlane()
@@ -147,6 +150,7 @@ def heartbeat(
         endpoint_hook=plane.endpoint_hook,
         endpoint_hook_reason=plane.endpoint_hook_reason,
         endpoint_hooks=dict(plane.endpoint_hooks),
+        processes=plane.processes,
         gso_refused=gso_refused(resolved),
     )
 
@@ -211,11 +215,12 @@ def counters(
     lost_unknown: str = "",
     lost_at_tc: str = "",
     functions: Mapping[tuple[str, int], FunctionCounters] = NO_FUNCTIONS,
+    served: Mapping[tuple[str, int], ServedFunction] = NOT_SERVED,
     rolled_back: Mapping[tuple[str, int], int] = NONE_ROLLED_BACK,
 ) -> Counters:
-    """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint, `functions` by id and point.
+    """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint, the rest by id and point.
 
-    `rolled_back` are the revisions whose version of a function failed, by id and point.
+    `rolled_back` are the revisions whose version of a function failed.
     """
     return Counters(
         host=host,
@@ -231,12 +236,15 @@ def counters(
         lost_unknown=lost_unknown,
         lost_at_tc=lost_at_tc,
         functions=tuple(
-            _function_traffic(place, one, rolled_back.get(place, 0)) for place, one in sorted(functions.items())
+            _function_traffic(place, one, served.get(place), rolled_back.get(place, 0))
+            for place, one in sorted(functions.items())
         ),
     )
 
 
-def _function_traffic(place: tuple[str, int], found: FunctionCounters, rolled_back: int) -> FunctionTraffic:
+def _function_traffic(
+    place: tuple[str, int], found: FunctionCounters, served: ServedFunction | None, rolled_back: int
+) -> FunctionTraffic:
     return FunctionTraffic(
         place[0],
         Point(place[1]).label,
@@ -249,6 +257,8 @@ def _function_traffic(place: tuple[str, int], found: FunctionCounters, rolled_ba
         reasons={str(reason): packets for reason, packets in found.reasons.items()},
         samples=found.samples,
         mean_ns=round(found.sampled_ns / found.samples, 1) if found.samples else 0.0,
+        queues=served.queues if served is not None else 0,
+        mode=served.mode if served is not None else "",
         rolled_back=rolled_back,
     )
 

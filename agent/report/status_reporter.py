@@ -81,6 +81,7 @@ class StatusReporter:
                 *(self._kernel.failures.unavailable, losses_at_tc(hooks, seen)),
                 *(self._kernel.agents.belongs_at, self._kernel.hook_choice.reason),
                 endpoint_hooks=seen,
+                processes=tuple(one for _, one in sorted(self._kernel.served_functions().items())),
             ),
         )
 
@@ -95,9 +96,9 @@ class StatusReporter:
         host, now = self._settings.host, time.time()
         at_tc = losses_at_tc(kernel.transit_hooks(), self._endpoint_hooks())
         counts, functions = self._prober.counts, self._function_counters()
-        desired = self._reconciler.desired
+        desired, served = self._reconciler.desired, kernel.served_functions()
         back = {one.place: one.revision for one in rolled_back(desired, desired.resolved.host_state.histories)}
-        return counters(host, now, outcomes, endpoints, places, counts, lost, unknown, at_tc, functions, back)
+        return counters(host, now, outcomes, endpoints, places, counts, lost, unknown, at_tc, functions, served, back)
 
     async def send_status(self) -> None:
         """Publish the status."""

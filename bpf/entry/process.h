@@ -20,6 +20,7 @@
 
 BPF_TABLE("lru_hash", __u64, struct frame_state, function_pending, 1);
 BPF_XSKMAP(function_sockets, 1);
+_Static_assert(OUTCOME_COUNT <= 64 * PROCESS_REASONS, "function_process.reasons has a bit for each outcome");
 
 /* As call_next(), where the point is no constant: a slower call, which does not matter here. */
 static __always_inline enum outcome call_any(context *ctx, struct frame_state *state, __u32 point)
@@ -50,20 +51,66 @@ static __always_inline int continue_chain(context *ctx, struct frame_state *stat
 
 static __always_inline int on_fault(context *ctx, struct frame_state *state, __u32 point, __u32 closed)
 {
-	return closed ? drop_at(ctx, state, point, FUNCTION_FAULT) : continue_chain(ctx, state, point);
+	return closed && point != STAGE_DROPPED ? drop_at(ctx, state, point, FUNCTION_FAULT)
+						: continue_chain(ctx, state, point);
 }
 
-/* Whether a process serves this function now, and its frames hold the packet. */
-static __always_inline bool takes(context *ctx, const struct function_process *process, const struct frame_state *state,
-				  __u32 point)
+/* Bytes in front of the packet that a process gets. */
+static __always_inline __u32 bytes_in_front(const struct frame_state *state, __u32 point)
 {
-	__u32 lane = process->lane, headers = point == STAGE_FROM_UNDERLAY ? state->tunnel.headers : 0;
+	return point == STAGE_FROM_UNDERLAY || point == STAGE_PASSED ? 0 : bounded(state->tunnel.headers, MAX_HEADERS);
+}
 
-	if (!(process->flags & PROCESS_SERVED) || state->tunnel.longest + headers > process->longest)
-		return false;
-	if (HAS_GSO && state->tunnel.headers && segment_bytes(ctx)) /* nothing can cut it in front of the process */
-		return false;
-	return function_sockets.lookup(&lane);
+/* The queue of a packet: one for all packets of a flow, in both directions, and for all fragments of a pair of hosts.
+ */
+static __always_inline __u32 queue_of(context *ctx, const struct frame_state *state, __u32 queues)
+{
+	const struct transport *transport = &state->transport;
+	void *inner = frame_start(ctx) + bounded(state->tunnel.headers, MAX_HEADERS);
+	const struct ports *ports = inner + bounded(transport->offset, MAX_OFFSET);
+	__u64 addresses, both = 0;
+
+	if (!state->packet.kind || queues < 2)
+		return 0;
+	addresses = (__u64)address_word(&state->packet.from.address) + address_word(&state->packet.to.address);
+	if (transport->parsed && !transport->fragment && (void *)(ports + 1) <= frame_end(ctx) &&
+	    (transport->protocol == IPPROTO_UDP || transport->protocol == IPPROTO_TCP ||
+	     transport->protocol == IPPROTO_SCTP))
+		both = (__u64)(ports->source + ports->destination) << 8;
+	return hash_pair(addresses, both | (__u8)transport->protocol) % queues & (PROCESS_QUEUES - 1);
+}
+
+/* Whether a frame of the process holds the packet, of a GSO packet each piece. At dropped, it may be of any form. */
+static __always_inline bool fits_frame(context *ctx, const struct function_process *process,
+				       const struct frame_state *state, __u32 point)
+{
+	__u32 headers = point == STAGE_FROM_UNDERLAY ? state->tunnel.headers : 0;
+	bool gso = HAS_GSO && segment_bytes(ctx);
+
+	if (gso && (state->tunnel.headers || (point == STAGE_DROPPED && source_ifindex(ctx, state) < IFINDEX_BASE)))
+		return false; /* nothing can cut it in front of the process */
+	if (point == STAGE_DROPPED && !gso)
+		return frame_length(ctx) <= process->longest;
+	return state->tunnel.longest + headers <= process->longest;
+}
+
+/* The interface behind which a process takes the packet now, 0 if none does. */
+static __always_inline __u32 find_process(context *ctx, const struct function_process *process,
+					  const struct frame_state *state, __u32 point)
+{
+	__u32 queue, lane;
+
+	if (!(process->flags & PROCESS_SERVED) || !fits_frame(ctx, process, state, point))
+		return 0;
+	queue = queue_of(ctx, state, process->queues);
+	lane = process->lane + queue;
+	return function_sockets.lookup(&lane) ? process->ifindex[queue & (PROCESS_QUEUES - 1)] : 0;
+}
+
+/* Whether a process at dropped is to see frames with this outcome. */
+static __always_inline bool is_wanted(const struct function_process *process, __u32 outcome)
+{
+	return process->reasons[outcome >> 6 & (PROCESS_REASONS - 1)] >> (outcome & 63) & 1;
 }
 
 static __always_inline void fill_meta(context *ctx, struct function_meta *meta, const struct frame_state *state,
@@ -81,8 +128,8 @@ static __always_inline void fill_meta(context *ctx, struct function_meta *meta, 
 	meta->verdict = FUNCTION_NONE;
 	meta->user_reason = 0;
 	meta->pad0 = 0;
-	meta->drop_reason = 0;
-	meta->vni = rx_ifindex >= IFINDEX_BASE ? known_vni(ctx, state) : state->tunnel.vni;
+	meta->drop_reason = point == STAGE_DROPPED ? state->outcome : 0;
+	meta->vni = stage_of((struct frame_state *)state)->vni;
 	meta->endpoint_slot = slot;
 	meta->packet_offset = sizeof(*meta);
 	meta->packet_length = frame_length(ctx) - sizeof(*meta);
@@ -93,7 +140,7 @@ static __always_inline void fill_meta(context *ctx, struct function_meta *meta, 
 /* Takes the packet out of the pipeline. After an error it cannot go on. */
 static __always_inline enum outcome hand_to_process(context *ctx, struct frame_state *state, __u32 point, __u32 index)
 {
-	__u32 headers = point == STAGE_FROM_UNDERLAY ? 0 : bounded(state->tunnel.headers, MAX_HEADERS);
+	__u32 headers = bytes_in_front(state, point);
 	__u64 token = (__u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
 	struct function_meta *meta;
 
@@ -118,6 +165,17 @@ static __always_inline enum outcome hand_to_process(context *ctx, struct frame_s
 	return FUNCTION_HANDED_OVER;
 }
 
+/* At dropped, where a process gets the frame itself: it is counted at once, as the process may keep it. */
+static __always_inline int mirror_dropped(context *ctx, struct frame_state *state, __u32 index, __u32 ifindex)
+{
+	bool counted = state->processed;
+	enum outcome outcome = hand_to_process(ctx, state, STAGE_DROPPED, index);
+
+	if (!counted)
+		leave_function(ctx, state, state->outcome, 0);
+	return verdict(outcome == FUNCTION_HANDED_OVER ? outcome : state->outcome, ifindex);
+}
+
 /* In the function's slot. */
 static __always_inline int process_handed_over(context *ctx)
 {
@@ -127,20 +185,26 @@ static __always_inline int process_handed_over(context *ctx)
 	struct frame_state *state = called_state(CALLED_AT(point));
 	struct amount amount = amount_of(ctx, state);
 	enum outcome outcome;
+	__u32 ifindex;
 
 	if (!state || !process)
 		return leave_function(ctx, state, NO_PROGRAM, 0);
+	if (point == STAGE_DROPPED && !is_wanted(process, state->outcome))
+		return continue_chain(ctx, state, point);
 	if (traffic)
 		add(&traffic->received, amount);
-	if (!takes(ctx, process, state, point)) {
+	ifindex = find_process(ctx, process, state, point);
+	if (!ifindex) {
 		if (traffic)
 			traffic->faults += amount.packets;
 		return on_fault(ctx, state, point, closed);
 	}
+	if (point == STAGE_DROPPED)
+		return mirror_dropped(ctx, state, index, ifindex);
 	outcome = hand_to_process(ctx, state, point, index);
 	if (outcome != FUNCTION_HANDED_OVER)
 		return drop_at(ctx, state, point, outcome);
-	return leave_function(ctx, state, outcome, process->ifindex);
+	return leave_function(ctx, state, outcome, ifindex);
 }
 
 static __always_inline int refuse_answer(context *ctx, __u32 index)
@@ -185,23 +249,57 @@ static __always_inline struct frame_state *take_back(context *ctx, const struct 
 	return state;
 }
 
+/*
+ * For the next function of the chain: where the headers are in the answered packet. Behind the chain a packet that a
+ * process had is parsed again anyway.
+ */
+static __always_inline void describe_answer(context *ctx, struct frame_state *state)
+{
+	void *inner = frame_start(ctx) + bounded(state->tunnel.headers, MAX_HEADERS), *end = frame_end(ctx);
+	struct stage *stage = stage_of(state);
+	enum outcome outcome = MALFORMED_INNER;
+
+	state->packet.kind = 0;
+	state->transport.parsed = 0;
+	if (inner + sizeof(struct ethhdr) <= end)
+		outcome = read_packet(inner, end, state->tunnel.length, state->tunnel.vni, &state->packet);
+	if (outcome == CONTINUE)
+		outcome = find_transport(inner, end, &state->packet, &state->transport);
+	if (outcome != CONTINUE)
+		state->transport.parsed = 0;
+	stage->ethertype = state->packet.kind;
+	stage->transport = state->transport.parsed ? state->transport.offset : 0;
+	stage->protocol = state->transport.parsed ? state->transport.protocol : 0;
+	stage->flags = transport_flags(state);
+}
+
+/* At dropped, only that there is an answer counts. */
+static __always_inline __u32 counted_verdict(__u32 verdict, __u32 point)
+{
+	if (point == STAGE_DROPPED && verdict >= STAGE_GO_ON && verdict <= STAGE_SEND_TO)
+		return STAGE_GO_ON;
+	return is_valid_verdict(verdict, point) ? verdict : 0;
+}
+
 /* Continues with a packet whose metadata is checked and taken off. */
 static __always_inline int process_answer(context *ctx, const struct function_answer *answer, __u32 index)
 {
-	__u32 closed = PATCHED(MAGIC_CLOSED), point = index / STAGE_SLOTS + 1, verdict = answer->verdict;
+	__u32 closed = PATCHED(MAGIC_CLOSED), point = index / STAGE_SLOTS + 1;
+	__u32 verdict = counted_verdict(answer->verdict, point);
 	struct frame_state *state = take_back(ctx, answer);
 	struct function_traffic *traffic = function_counters.lookup(&index);
 	struct amount amount = {1, frame_length(ctx)};
-	bool valid = is_valid_verdict(verdict, point);
 
 	if (!state)
 		return refuse_answer(ctx, index);
 	if (traffic)
-		count_verdict(traffic, valid ? verdict : 0, amount);
-	if (!valid)
+		count_verdict(traffic, verdict, amount);
+	if (state->chain)
+		describe_answer(ctx, state);
+	if (!verdict)
 		return on_fault(ctx, state, point, closed);
 	if (verdict == STAGE_DROP) {
-		count_reason(index, answer->reason, 1);
+		count_reason(index, answer->reason < STAGE_REASONS ? answer->reason : STAGE_REASONS - 1, 1);
 		return drop_at(ctx, state, point, FUNCTION_DROPPED);
 	}
 	if (verdict != STAGE_GO_ON) {

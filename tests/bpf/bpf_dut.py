@@ -147,6 +147,8 @@ class Dut:
     """Maps and programs of one host."""
 
     def __init__(self, compiled: CompiledObject, sizes: Mapping[MapName, int] = SIZES, hook: Hook = Hook.XDP) -> None:
+        self.mirrored = False
+        """Whether the next frames count as dropped, and go to a process."""
         self._sizes = sizes
         self.hook = hook
         self.kind = bpf.ProgramType.XDP if hook is Hook.XDP else bpf.ProgramType.SCHED_CLS
@@ -174,6 +176,7 @@ class Dut:
 
     def renew(self) -> None:
         """Fill the maps as at the beginning."""
+        self.mirrored = False
         self.fill()
         self.reset_icmp_ratelimit()
 
@@ -418,6 +421,6 @@ class Dut:
         assert arrived[0][1] in (lengths or (len(frame),)), arrived
         assert list(moved.values()) == arrived, moved
         outcome = next(iter(moved))
-        assert XdpAction(verdict) == expected_verdict(outcome)
+        assert XdpAction(verdict) == (XdpAction.REDIRECT if self.mirrored else expected_verdict(outcome))
         self.reached.add(outcome)
         return Run(XdpAction(verdict), out, outcome)

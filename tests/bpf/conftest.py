@@ -116,10 +116,11 @@ def shared_functions(function_duts: Callable[[Hook], FunctionDut], hook: Hook) -
 
 
 @pytest.fixture
-def functions(shared_functions: FunctionDut) -> FunctionDut:
-    """Return what `dut` does, on a host on which users' functions may run."""
+def functions(shared_functions: FunctionDut) -> Iterator[FunctionDut]:
+    """Yield what `dut` is, on a host on which users' functions may run."""
     shared_functions.renew()
-    return shared_functions
+    yield shared_functions
+    shared_functions.close_sockets()
 
 
 @pytest.fixture

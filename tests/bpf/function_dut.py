@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-from bpf_dut import ARRIVAL, SLOT, UPLINK, VNI, Dut, Run
+from bpf_dut import ARRIVAL, SLOT, UPLINK, VNI, Dut, Run, XdpAction
+from lab.function_counts import Counted
 
 from agent.core.model import map_layout
 from agent.core.model.hooks import POINTS, Hook
@@ -20,15 +19,16 @@ from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledObject
 from agent.datapath.functions.compile import compile_source
-from agent.datapath.functions.isolation import isolate
-from agent.datapath.functions.linker import link, link_process, map_of
-from agent.datapath.functions.load import create_map
-from agent.datapath.functions.process_maps import PROCESS
+from agent.datapath.functions.linker import link_process, map_of
+from agent.datapath.functions.load import Place, create_map, load
+from agent.datapath.functions.process_maps import LANES, PROCESS
 from agent.datapath.functions.user_program import CONFIGURATION, CONFIGURATION_SIZE, SOCKETS, UserProgram
 from agent.datapath.processes.sockets import Sockets
 from droplet_functions.meta import ADDRESS_SIZE, META_SIZE
 
 LOOPBACK = 1
+INSTRUCTIONS = 1_000_000
+"""Those that the verifier may process of one program: the kernel's limit."""
 READ_ONLY = 1 << 7
 """BPF_F_RDONLY_PROG."""
 ENDPOINT_POINTS = {
@@ -50,26 +50,13 @@ def user_program(body: str, declarations: str = "") -> UserProgram:
 
 @cache
 def source_program(source: str) -> UserProgram:
-    """Compile and isolate a function, once for a checkout."""
-    return isolate(asyncio.run(compile_source(source, Path(os.environ["DROPLET_LAB_CACHE"]))))
+    """Compile a function, once for a checkout."""
+    return asyncio.run(compile_source(source, Path(os.environ["DROPLET_LAB_CACHE"])))
 
 
 def chain(*slots: int) -> int:
     """Return a chain of functions in this order."""
     return sum((slot + 1) << 4 * position for position, slot in enumerate(slots))
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What one function counted."""
-
-    packets: int
-    bytes: int
-    went_on: int
-    dropped: int
-    sent_back: int
-    sent_to: int
-    faults: int
 
 
 class FunctionDut(Dut):
@@ -79,7 +66,8 @@ class FunctionDut(Dut):
         super().__init__(compiled, hook=hook)
         self._shells = dict(zip(POINTS, compiled.shells, strict=True))
         self._opened: list[int] = []
-        self._closing = ExitStack()
+        self._sockets: Sockets | None = None
+        """Of all processes: an interface has one socket."""
         self._processes = compiled.processes
         self.maps: dict[tuple[str, int], dict[str, int]] = {}
         """Descriptors of the maps of each function, by point and slot."""
@@ -89,12 +77,18 @@ class FunctionDut(Dut):
         super().close()
 
     def _forget_functions(self) -> None:
-        self._closing.close()
+        self.close_sockets()
         for name in ("function_process", "function_answer", "function_socket"):
             self.programs.pop(name, None)
         for fd in self._opened:
             os.close(fd)
         self._opened.clear()
+
+    def close_sockets(self) -> None:
+        """Let other functions have the interface's socket."""
+        if self._sockets is not None:
+            self._sockets.close()
+        self._sockets = None
 
     def renew(self) -> None:
         super().renew()
@@ -113,7 +107,14 @@ class FunctionDut(Dut):
             bpf.update(self.fds[MapName.ENDPOINT_STAGES], U32.pack(slot), bytes(map_layout.ENDPOINT_STAGES.size))
 
     def install(
-        self, point: str, slot: int, user: UserProgram, *, closed: bool = False, configuration: bytes = b""
+        self,
+        point: str,
+        slot: int,
+        user: UserProgram,
+        *,
+        closed: bool = False,
+        configuration: bytes = b"",
+        peer: bool = True,
     ) -> None:
         """Put a function into a slot of a point."""
         index = POINTS.index(point) * STAGE_SLOTS + slot
@@ -126,11 +127,11 @@ class FunctionDut(Dut):
         }
         self._opened += own.values()
         bpf.update(own[CONFIGURATION], U32.pack(0), configuration.ljust(CONFIGURATION_SIZE, b"\0"))
-        linked = link(self._shells[point], user, index=index, closed=closed)
+        place = Place(self._shells[point], self.kind, index, closed, peer=peer)
         fds: Mapping[str, int] = {**self.fds, **{map_of(name): fd for name, fd in own.items()}}
-        loaded = programs.load(linked, fds, self.kind)
-        self._opened.append(loaded.fd)
-        bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(loaded.fd))
+        loaded = load(user, place, fds, INSTRUCTIONS)
+        self._opened.append(loaded)
+        bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(loaded))
         self.maps[point, slot] = own
 
     def configure(self, point: str, slot: int, configuration: bytes) -> None:
@@ -138,17 +139,31 @@ class FunctionDut(Dut):
         value = configuration.ljust(CONFIGURATION_SIZE, b"\0")
         bpf.update(self.maps[point, slot][CONFIGURATION], U32.pack(0), value)
 
-    def install_process(self, point: str, slot: int, *, served: bool = True, closed: bool = False) -> None:
-        """Put a function in a process into a slot, with a socket in lane 0 of its map if it is served."""
+    def install_process(
+        self,
+        point: str,
+        slot: int,
+        *,
+        served: bool = True,
+        closed: bool = False,
+        queues: int = 1,
+        lanes: Iterable[int] = (0,),
+        reasons: Iterable[int] = (),
+    ) -> None:
+        """Put a function in a process into a slot, with a socket in these lanes of its map if it is served."""
         index = POINTS.index(point) * STAGE_SLOTS + slot
         own = {map_of(one.name): create_map(one) for one in PROCESS.maps}
         self._opened += own.values()
         if served:
-            sockets = Sockets(LOOPBACK, own[map_of(SOCKETS)], 0)
-            self._closing.callback(sockets.close)
+            if self._sockets is None:
+                self._sockets = Sockets((LOOPBACK,), own[map_of(SOCKETS)], LANES - 1)
+            for lane in lanes:
+                bpf.update(own[map_of(SOCKETS)], U32.pack(lane), U32.pack(self._sockets.descriptors[1]))
         flags = map_layout.PROCESS_SERVED if served else 0
-        entry = map_layout.FUNCTION_PROCESS.pack(UPLINK, 0, 3000, flags)
-        bpf.update(self.fds[MapName.FUNCTION_PROCESSES], U32.pack(index), entry)
+        mask = sum(1 << reason for reason in reasons) or map_layout.ALL_REASONS
+        entry = map_layout.FunctionProcess((UPLINK,) * queues, 0, 3000, flags, mask)
+        value = map_layout.pack_function_process(entry)
+        bpf.update(self.fds[MapName.FUNCTION_PROCESSES], U32.pack(index), value)
         for compiled in self._processes:
             linked = link_process(compiled, index=index, closed=closed)
             loaded = programs.load(linked, {**self.fds, **own}, self.kind)
@@ -161,6 +176,14 @@ class FunctionDut(Dut):
         """Let a process answer with a frame, at XDP; it arrives on the interface of an endpoint."""
         lengths = (len(frame), len(frame) - META_SIZE, len(frame) - META_SIZE - ADDRESS_SIZE)
         return self._run("function_answer", frame, ARRIVAL, 0, lengths=lengths)
+
+    def answer_dropped(self, frame: bytes) -> XdpAction:
+        """Let a process at dropped answer; the packet was counted when it was dropped, and is not again."""
+        before = self.counters()
+        fd = self.programs["function_answer"].fd
+        verdict, _, _ = bpf.run_program(fd, frame, ifindex=ARRIVAL, kind=self.kind)
+        assert self.counters() == before
+        return XdpAction(verdict)
 
     def chains(self, point: str, *slots: int, endpoint: int = SLOT, vni: int = VNI) -> None:
         """Let packets meet functions at a point: those of one endpoint, one VPC or the host."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from pathlib import Path
 
+import bpf_packets as p
 import pytest
-from bpf_dut import SLOT, VNI, B, R
-from function_dut import FunctionDut
+from bpf_dut import MAC, SLOT, VNI, A, B, R, XdpAction
+from function_dut import LOOPBACK, FunctionDut, user_program
 from test_functions import PAYLOAD, USUAL, received, run_at, sent
 
 from agent.core.model.hooks import Hook
-from agent.datapath.bpf.outcomes import Outcome
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.outcomes import DROPPED, Outcome
+from agent.datapath.processes.sockets import Sockets
 from droplet_functions import GO_ON, SEND_BACK, Direction, Meta, Point, Verdict, drop, send_to
 from droplet_functions.meta import META, META_SIZE, answered, unpack
 
@@ -105,6 +110,16 @@ def test_an_answer_is_carried_out_once(at_xdp: FunctionDut, verdict: Verdict, ou
     assert at_xdp.counted("from_endpoint", 3).faults == 1
 
 
+@pytest.mark.parametrize(("given", "counted"), [(0, 0), (14, 14), (15, 15), (16, 15), (255, 15)])
+def test_reasons_of_a_process_that_have_no_counter_count_under_the_last_one(
+    at_xdp: FunctionDut, given: int, counted: int
+) -> None:
+    put(at_xdp, "from_endpoint")
+    frame = answer(at_xdp, run_at(at_xdp, "from_endpoint").frame, drop(given))
+    assert at_xdp.answer(frame).outcome is Outcome.FUNCTION_DROPPED
+    assert at_xdp.reason("from_endpoint", 3, counted) == 1
+
+
 @pytest.mark.parametrize("closed", [False, True])
 def test_an_answer_with_another_verdict_is_a_fault(at_xdp: FunctionDut, closed: bool) -> None:
     put(at_xdp, "from_endpoint", closed=closed)
@@ -141,3 +156,149 @@ def test_an_answer_may_have_another_length_and_other_addresses(at_xdp: FunctionD
     assert at_xdp.answer(answer(at_xdp, meta + sent(B), GO_ON)).outcome is Outcome.DELIVERED_SAME_HOST
     meta = run_at(at_xdp, "from_endpoint").frame[:META_SIZE]
     assert at_xdp.answer(answer(at_xdp, meta + bytes(60), GO_ON)).outcome is Outcome.FUNCTION_FAULT
+
+
+def wrong_source() -> bytes:
+    return p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(B, R, p.udp()))
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_process_at_dropped_gets_the_packet_with_the_reason_and_it_counts_once(
+    functions: FunctionDut, closed: bool
+) -> None:
+    put(functions, "dropped", closed=closed)
+    functions.mirrored = True
+    found = functions.from_endpoint(wrong_source())
+    assert found.outcome is Outcome.SOURCE_ADDRESS
+    meta = unpack(found.frame)
+    assert (meta.point, meta.drop_reason, meta.vni) == (Point.DROPPED, Outcome.SOURCE_ADDRESS, VNI)
+    assert (meta.direction, meta.endpoint_slot) == (Direction.EGRESS, SLOT)
+    assert found.frame[META_SIZE:] == wrong_source()
+    assert functions.counted("dropped", 3).packets == 1
+
+
+def test_a_tunnel_packet_that_was_not_parsed_shows_no_vpc_at_dropped(functions: FunctionDut) -> None:
+    put(functions, "dropped")
+    functions.mirrored = True
+    found = run_at(functions, "dropped")
+    assert found.outcome is Outcome.MALFORMED_OUTER
+    meta = unpack(found.frame)
+    assert (meta.vni, meta.direction, meta.drop_reason) == (0, Direction.INGRESS, Outcome.MALFORMED_OUTER)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_without_a_process_at_dropped_the_reason_stays(functions: FunctionDut, closed: bool) -> None:
+    put(functions, "dropped", served=False, closed=closed)
+    assert functions.from_endpoint(wrong_source()).outcome is Outcome.SOURCE_ADDRESS
+    assert functions.counted("dropped", 3).faults == 1
+
+
+def test_a_process_at_dropped_sees_the_reasons_that_it_asks_for(functions: FunctionDut) -> None:
+    functions.install_process("dropped", 3, reasons=[Outcome.SOURCE_ADDRESS, Outcome.NO_ENDPOINT])
+    functions.chains("dropped", 3)
+    assert run_at(functions, "dropped").outcome is Outcome.MALFORMED_OUTER
+    assert functions.counted("dropped", 3).packets == 0
+    functions.mirrored = True
+    assert functions.from_endpoint(wrong_source()).outcome is Outcome.SOURCE_ADDRESS
+    assert functions.counted("dropped", 3).packets == 1
+
+
+@pytest.mark.parametrize("verdict", [GO_ON, drop(3), SEND_BACK, send_to(B)])
+def test_an_answer_at_dropped_changes_nothing_and_shows_the_packet_to_the_next_function(
+    at_xdp: FunctionDut, verdict: Verdict
+) -> None:
+    at_xdp.install_process("dropped", 3)
+    at_xdp.install("dropped", 5, user_program("return STAGE_GO_ON;"))
+    at_xdp.chains("dropped", 3, 5)
+    at_xdp.mirrored = True
+    frame = answer(at_xdp, at_xdp.from_endpoint(wrong_source()).frame, verdict)
+    assert at_xdp.counted("dropped", 5).packets == 0
+    assert at_xdp.answer_dropped(frame) is XdpAction.DROP
+    assert (at_xdp.counted("dropped", 3).went_on, at_xdp.counted("dropped", 5).packets) == (1, 1)
+    at_xdp.mirrored = False
+    assert at_xdp.answer(frame).outcome is Outcome.FUNCTION_ANSWER
+
+
+def test_an_unwanted_packet_at_dropped_goes_on_to_the_next_function(functions: FunctionDut) -> None:
+    functions.install_process("dropped", 3, reasons=[Outcome.NO_ENDPOINT])
+    functions.install("dropped", 5, user_program("return STAGE_GO_ON;"))
+    functions.chains("dropped", 3, 5)
+    assert functions.from_endpoint(wrong_source()).outcome is Outcome.SOURCE_ADDRESS
+    assert functions.counted("dropped", 5).packets == 1
+
+
+def queue_of(dut: FunctionDut, frame: bytes, queues: int) -> int:
+    """Return the queue that takes a frame of an endpoint: each is served alone once."""
+    found = []
+    for queue in range(queues):
+        dut.install_process("from_endpoint", 3, queues=queues, lanes=(queue,), closed=True)
+        dut.chains("from_endpoint", 3)
+        if dut.from_endpoint(frame).outcome is Outcome.FUNCTION_HANDED_OVER:
+            found.append(queue)
+    (only,) = found
+    return only
+
+
+def test_all_packets_of_a_flow_go_to_one_queue_and_other_flows_to_others(functions: FunctionDut) -> None:
+    def datagram(port: int, payload: bytes = b"data") -> bytes:
+        return p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp(source=port, data=payload)))
+
+    queues = {port: queue_of(functions, datagram(port), 4) for port in range(1000, 1016)}
+    assert set(queues.values()) == {0, 1, 2, 3}
+    assert all(queue_of(functions, datagram(port, PAYLOAD), 4) == queues[port] for port in (1000, 1001))
+
+
+def test_both_directions_of_a_flow_go_to_one_queue(functions: FunctionDut) -> None:
+    for port in range(2000, 2006):
+        there = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp(source=port, destination=53)))
+        back = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp(source=53, destination=port)))
+        assert queue_of(functions, there, 4) == queue_of(functions, back, 4)
+
+
+def test_a_later_function_finds_the_ports_where_a_process_has_moved_them(at_xdp: FunctionDut) -> None:
+    body = """
+        __u16 from, to;
+        return stage_ports(stage, &from, &to) || to != 4242 ? STAGE_GO_ON : STAGE_DROP;"""
+    at_xdp.install_process("from_endpoint", 3)
+    at_xdp.install("from_endpoint", 5, user_program(body))
+    at_xdp.chains("from_endpoint", 3, 5)
+    meta = run_at(at_xdp, "from_endpoint").frame[:META_SIZE]
+    moved = p.ethernet(MAC[R], MAC[A], p.IPV4, p.ipv4(A, R, p.udp(destination=4242), options=bytes([1] * 8)))
+    assert at_xdp.answer(answer(at_xdp, meta + moved, GO_ON)).outcome is Outcome.FUNCTION_DROPPED
+
+
+@pytest.mark.parametrize("origin", ["endpoint", "underlay"])
+def test_whatever_is_dropped_of_a_frame_that_is_cut_off_goes_to_a_process_whole(
+    functions: FunctionDut, origin: str
+) -> None:
+    """Also frames of which little was parsed, or none of them: nothing of an earlier frame is said of them."""
+    frame = sent() if origin == "endpoint" else received()
+    send = functions.from_endpoint if origin == "endpoint" else functions.from_underlay
+    for length in range(36, len(frame), 5):
+        functions.mirrored = False
+        functions.chains("dropped")
+        cut = frame[:length]
+        plain = send(cut).outcome
+        if plain not in DROPPED:
+            continue
+        functions.install_process("dropped", 3)
+        functions.chains("dropped", 3)
+        functions.mirrored = True
+        found = send(cut)
+        meta = unpack(found.frame)
+        assert (found.outcome, meta.drop_reason, meta.point) == (plain, plain, Point.DROPPED)
+        assert meta.vni in (0, VNI)
+        assert cut.endswith(found.frame[META_SIZE:])
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_sockets_of_which_one_cannot_be_bound_leave_no_descriptor(functions: FunctionDut) -> None:
+    table = bpf.create_map(bpf.MapType.XSKMAP, 4, 4, 4, 0, "sockets")
+    before = open_descriptors()
+    with pytest.raises(OSError, match="No such device"):
+        Sockets((LOOPBACK, 99_999), table, 0)
+    assert open_descriptors() == before
+    os.close(table)

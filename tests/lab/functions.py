@@ -6,7 +6,6 @@ import contextlib
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from agent.datapath.functions.record import Record, read_record
 from controller_sim.lab.namespaces import call_in
 from controller_sim.talk.transfer import family_of
 from lab.fixtures import SystemLab
+from lab.function_counts import Counted
 from lab.waiting import until
 from protocol import codec
 from protocol.acknowledgements import Acknowledgement, State
@@ -92,25 +92,6 @@ def records(lab: SystemLab, host: str) -> list[Record]:
     """Return what the pins on a host say of functions, for a while also of a version before the newest one."""
     found = [read_record(path) for path in sorted((lab.pins(host) / "functions").glob("**/record"))]
     return [one for one in found if one is not None]
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What one function counted on a host; `reasons` are the packets that it dropped, by its own reason."""
-
-    packets: int
-    bytes: int
-    went_on: int
-    dropped: int
-    sent_back: int
-    sent_to: int
-    faults: int
-    reasons: dict[int, int]
-
-    def __sub__(self, before: Counted) -> Counted:
-        names = ("packets", "bytes", "went_on", "dropped", "sent_back", "sent_to", "faults")
-        grown = {reason: more for reason, n in self.reasons.items() if (more := n - before.reasons.get(reason, 0))}
-        return Counted(*(getattr(self, name) - getattr(before, name) for name in names), grown)
 
 
 def counted(lab: SystemLab, host: str, id_: str) -> Counted:

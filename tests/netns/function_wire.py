@@ -140,7 +140,9 @@ def process(code: str, path: Path) -> Iterator[subprocess.Popen[str]]:
     """Run a function in a process without any capability; it is killed if it has not ended by itself."""
     drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DROPLET_FUNCTION_SOCKET": str(path)}
-    started = subprocess.Popen([*drop, sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    started = subprocess.Popen(
+        [*drop, sys.executable, "-c", code, "one"], env=environment, stdout=subprocess.PIPE, text=True
+    )
     try:
         yield started
     finally:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from lab.function_processes import GARBAGE
 from lab.waiting import until
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
@@ -37,24 +38,6 @@ function = Function("one", batch=4)
 @function.on_packet
 def handle(packet):
     time.sleep(3600)
-function.run()
-"""
-HOSTILE = """
-import random
-from droplet_functions import Function, GO_ON
-function = Function("one")
-chance = random.Random(1)
-@function.on_packet
-def handle(packet):
-    (session,) = function._engine._sessions()
-    for ring in session._sockets[0]._maps:
-        for _ in range(64):
-            ring[chance.randrange(len(ring))] = chance.randrange(256)
-    umem = session._umem
-    umem[:] = chance.randbytes(len(umem))
-    for _ in range(50):
-        session._sockets[0]._socket.send(b"")
-    return GO_ON
 function.run()
 """
 
@@ -188,7 +171,7 @@ def test_without_reconnect_the_agents_end_is_the_functions(host: Host) -> None:
 
 def test_a_process_that_writes_garbage_hurts_only_itself(host: Host) -> None:
     with Host("b") as other, running(other, lambda _: GO_ON) as good:
-        with host.sockets() as sockets, process(HOSTILE, host.path) as bad:
+        with host.sockets() as sockets, process(GARBAGE, host.path) as bad:
             host.agent.serve("one", sockets)
             for token in range(200):
                 if bad.poll() is None:

@@ -3,113 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from lab.asked import REASON, Asked
 from lab.fixtures import SystemLab, running_lab
-from lab.function_topology import FAMILIES, HOSTS, OTHER, TEXT
-from lab.functions import SENDING_PORT, Counted, Datagrams, counted, datagrams, grows_to, heard, nothing_heard, put
+from lab.function_processes import (
+    GARBAGE,
+    USER,
+    Shop,
+    faults,
+    open_folders,
+    pairs,
+    process,
+    process_function,
+    socket_of,
+    until_served,
+)
+from lab.function_topology import FAMILIES, HOSTS, TEXT
+from lab.functions import counted, datagrams, grows_to, heard, nothing_heard, put
 from lab.traffic import exchange_tcp
 from lab.waiting import until
 
 from protocol.documents import Function, FunctionProcess, FunctionProgram
 
-ROOT = Path(__file__).parents[2]
 GO_ON, DROP, SEND_BACK, SEND_TO = 1, 2, 3, 4
-REASON = 5
-BASE = 7200
 POINTS = ("from_endpoint", "to_endpoint", "forwarded", "from_underlay")
-USER = 65534
-SERVE = """
-import sys
-from droplet_functions import GO_ON, SEND_BACK, Function, Point, drop, rewrite, send_to
-from droplet_functions.headers import parse
-function = Function(sys.argv[1])
-targets = {4: sys.argv[2], 6: sys.argv[3]}
-
-def inner(packet):
-    if packet.meta.point != Point.FROM_UNDERLAY:
-        return packet.data
-    geneve = packet.layers().udp.offset + 8
-    return packet.data[geneve + 8 + (packet.data[geneve] & 63) * 4:]
-
-@function.on_packet
-def handle(packet):
-    data = inner(packet)
-    layers = parse(data)
-    udp = layers.udp
-    if not udp or udp.destination_port != 7200 + packet.meta.point:
-        return GO_ON
-    verdict = data[udp.offset + 8]
-    if verdict == 2:
-        return drop(5)
-    if verdict == 3:
-        data[0:12] = bytes(data[6:12]) + bytes(data[0:6])
-        source, destination = str(layers.ip.source), str(layers.ip.destination)
-        rewrite.set_source(layers, destination)
-        rewrite.set_destination(parse(data), source)
-        rewrite.set_source_port(parse(data), udp.destination_port)
-        rewrite.set_destination_port(parse(data), udp.source_port)
-        return SEND_BACK
-    if verdict == 4:
-        rewrite.set_destination(layers, targets[layers.ip.version])
-        return send_to(targets[layers.ip.version])
-    return GO_ON
-
-function.run()
-"""
-
-
-def process_function(host: str, point: str, **fields: str) -> Function:
-    vpc = "" if point == "from_underlay" else "red"
-    program = FunctionProgram(process=FunctionProcess(str(USER)))
-    return Function(f"{point}-{host}", point, program, vpc=vpc, **fields)  # type: ignore[arg-type]
-
-
-def socket_of(lab: SystemLab, host: str, id_: str) -> Path:
-    return lab.lab.paths.functions(host) / f"{id_}.sock"
-
-
-@contextlib.contextmanager
-def process(
-    lab: SystemLab, host: str, id_: str, code: str = SERVE, user: int = USER
-) -> Iterator[subprocess.Popen[str]]:
-    """Run a process without any privilege, until the end of the block."""
-    targets = [lab.address(f"other-{host}", family) for family in FAMILIES]
-    command = [
-        "setpriv",
-        f"--reuid={user}",
-        "--clear-groups",
-        "--bounding-set=-all",
-        "--inh-caps=-all",
-        "--no-new-privs",
-    ]
-    path = socket_of(lab, host, id_)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DROPLET_FUNCTION_SOCKET": str(path)}
-    started = subprocess.Popen(
-        [*command, sys.executable, "-c", code, id_, *targets], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.communicate()
-
-
-def faults(lab: SystemLab, host: str) -> set[str]:
-    return {one.subject for one in lab.status(host).faults if one.kind == "function_process"}
-
-
-def pairs(lab: SystemLab, host: str) -> int:
-    return lab.ip(lab.names.droplet(host), "link").count(": fnn")
-
-
-def until_served(lab: SystemLab, host: str, *ids: str) -> None:
-    until(lambda: not faults(lab, host) & {f"function {id_}" for id_ in ids}, f"processes of {ids} on {host}")
 
 
 @pytest.fixture(scope="module")
@@ -129,42 +48,6 @@ def lab(lab_cache: None) -> Iterator[SystemLab]:
         yield made
 
 
-def open_folders(lab: SystemLab) -> None:
-    """Let other users reach the sockets, as they do in /run."""
-    for folder in (lab.lab.paths.directory, lab.lab.paths.directory / "functions"):
-        folder.chmod(0o711)
-
-
-class Asked:
-    """Datagrams that pass one point on a host, in one family, and the sockets where they may end."""
-
-    def __init__(self, lab: SystemLab, host: str, point: str, family: int, sockets: Datagrams) -> None:
-        self.lab, self.host, self.id = lab, host, f"{point}-{host}"
-        self.port = BASE + POINTS.index(point) + 1
-        sender, receiver = self._ends(point)
-        self.address = lab.address(receiver, family)
-        self.sender = sockets.socket(lab.inside(sender), lab.address(sender, family), SENDING_PORT)
-        self.receiver = sockets.socket(lab.inside(receiver), self.address, self.port)
-        target = f"other-{host}"
-        self.target = sockets.socket(lab.inside(target), lab.address(target, family), self.port)
-
-    def _ends(self, point: str) -> tuple[str, str]:
-        host, other = self.host, OTHER[self.host]
-        if point == "from_endpoint":
-            return f"web-{host}", f"web-{other}"
-        if point == "forwarded":
-            return f"by-{host}-{other}", f"by-{host}-m"
-        return f"web-{other}", f"web-{host}"
-
-    def counted(self) -> Counted:
-        return counted(self.lab, self.host, self.id)
-
-    def send(self, verdict: int, text: bytes = b" please") -> bytes:
-        payload = bytes([verdict]) + text
-        self.sender.sendto(payload, (self.address, self.port))
-        return payload
-
-
 at_hosts = pytest.mark.parametrize("host", HOSTS)
 at_points = pytest.mark.parametrize("point", POINTS)
 
@@ -174,7 +57,7 @@ at_points = pytest.mark.parametrize("point", POINTS)
 def test_a_packet_goes_on_or_is_dropped_as_the_process_says(lab: SystemLab, host: str, point: str) -> None:
     for family in FAMILIES:
         with datagrams() as sockets:
-            asked = Asked(lab, host, point, family, sockets)
+            asked = Asked(lab, host, f"{point}-{host}", point, family, sockets)
             before = asked.counted()
             asked.send(DROP)
             passed = asked.send(GO_ON)
@@ -190,7 +73,7 @@ def test_a_packet_goes_on_or_is_dropped_as_the_process_says(lab: SystemLab, host
 def test_a_packet_that_a_process_answers_comes_back_to_its_sender(lab: SystemLab, host: str, point: str) -> None:
     for family in FAMILIES:
         with datagrams() as sockets:
-            asked = Asked(lab, host, point, family, sockets)
+            asked = Asked(lab, host, f"{point}-{host}", point, family, sockets)
             before = asked.counted()
             sent = asked.send(SEND_BACK)
             payload, peer = asked.sender.recvfrom(100)
@@ -203,7 +86,7 @@ def test_a_packet_that_a_process_answers_comes_back_to_its_sender(lab: SystemLab
 def test_a_packet_that_a_process_sends_elsewhere_arrives_there(lab: SystemLab, host: str, point: str) -> None:
     for family in FAMILIES:
         with datagrams() as sockets:
-            asked = Asked(lab, host, point, family, sockets)
+            asked = Asked(lab, host, f"{point}-{host}", point, family, sockets)
             before = asked.counted()
             sent = asked.send(SEND_TO)
             assert heard(asked.target) == sent
@@ -219,26 +102,6 @@ def handle(packet):
     time.sleep(3600)
 function.run()
 """
-GARBAGE = """
-import random, sys
-from droplet_functions import GO_ON, Function
-function = Function(sys.argv[1])
-chance = random.Random(1)
-
-@function.on_packet
-def handle(packet):
-    (session,) = function._engine._sessions()
-    for ring in session._sockets[0]._maps:
-        for _ in range(64):
-            ring[chance.randrange(len(ring))] = chance.randrange(256)
-    umem = session._umem
-    umem[:] = chance.randbytes(len(umem))
-    for _ in range(50):
-        session._sockets[0]._socket.send(b"")
-    return GO_ON
-
-function.run()
-"""
 LIES = """
 import struct, sys
 from droplet_functions import GO_ON, Function
@@ -246,13 +109,13 @@ function = Function(sys.argv[1])
 
 @function.on_packet
 def handle(packet):
-    umem, at = packet._umem, packet._meta_at
+    memory, at = packet._memory, packet._meta_at
     kind = packet.data[-1]
-    if kind == 1:  # another packet's token
-        umem[at + 24 : at + 32] = bytes(8)
-    if kind == 2:  # another VPC, point, direction and endpoint, which are not believed
-        umem[at + 1 : at + 3] = b"\\x06\\x02"
-        umem[at + 8 : at + 16] = struct.pack("=II", 1002, 3)
+    if kind == 1:  # a token of no packet
+        memory[at + 24 : at + 32] = bytes(8)
+    if kind == 2:  # another VPC, point, direction and endpoint
+        memory[at + 1 : at + 3] = b"\\x06\\x02"
+        memory[at + 8 : at + 16] = struct.pack("=II", 1001, 3)
     return GO_ON
 
 function.run()
@@ -272,29 +135,6 @@ def extra(lab: SystemLab, host: str, on_fault: str = "open") -> Iterator[str]:
         yield id_
     finally:
         put(lab, host, "tenant.extra")
-
-
-class Shop:
-    """Datagrams of VPC blue from one host to the other."""
-
-    def __init__(self, lab: SystemLab, host: str, family: int, sockets: Datagrams) -> None:
-        sender, receiver = f"shop-{host}", f"shop-{OTHER[host]}"
-        self.address = lab.address(receiver, family)
-        self.sender = sockets.socket(lab.inside(sender), lab.address(sender, family), SENDING_PORT)
-        self.receiver = sockets.socket(lab.inside(receiver), self.address, 7300)
-
-    def send(self, payload: bytes) -> None:
-        self.sender.sendto(payload, (self.address, 7300))
-
-    def arrives(self, payload: bytes) -> bool:
-        """Send one datagram, and say whether it arrives within a short time."""
-        self.send(payload)
-        self.receiver.settimeout(0.2)
-        with contextlib.suppress(TimeoutError):
-            while True:
-                if heard(self.receiver) == payload:
-                    return True
-        return False
 
 
 @at_hosts
@@ -357,16 +197,30 @@ def test_a_process_is_replaced_by_another_one_under_traffic_without_a_loss(lab: 
 
 
 @at_hosts
-@pytest.mark.parametrize("code", [GARBAGE, LIES])
-def test_a_hostile_process_harms_no_other_tenant(lab: SystemLab, host: str, code: str) -> None:
-    with datagrams() as sockets, extra(lab, host) as id_, process(lab, host, id_, code):
+def test_a_process_that_writes_garbage_harms_no_other_tenant(lab: SystemLab, host: str) -> None:
+    with datagrams() as sockets, extra(lab, host) as id_, process(lab, host, id_, GARBAGE):
         until_served(lab, host, id_)
-        shop, good = Shop(lab, host, 4, sockets), Asked(lab, host, "from_endpoint", 4, sockets)
+        shop, good = Shop(lab, host, 4, sockets), Asked(lab, host, f"from_endpoint-{host}", "from_endpoint", 4, sockets)
         for number in range(200):
             shop.send(bytes([number % 3]))
             payload = good.send(GO_ON, number.to_bytes(2, "big"))
             assert heard(good.receiver) == payload
         assert lab.status(host).host == host
+
+
+@at_hosts
+def test_a_process_that_lies_of_its_packets_is_not_believed(lab: SystemLab, host: str) -> None:
+    with datagrams() as sockets, extra(lab, host, "closed") as id_, process(lab, host, id_, LIES):
+        until_served(lab, host, id_)
+        shop = Shop(lab, host, 4, sockets)
+        until(lambda: shop.arrives(b"resolved"))
+        before = counted(lab, host, id_)
+        for number in range(20):
+            assert shop.arrives(bytes([number, 2])), "its VPC stays the packet's"
+            shop.send(bytes([number, 1]))
+        grown = grows_to(lab, host, id_, before, faults=20, went_on=20)
+        assert (grown.faults, grown.sent_to) == (20, 0)
+        assert nothing_heard(shop.receiver)
 
 
 @at_hosts

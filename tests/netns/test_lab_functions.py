@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
+from lab.asked import BASE, REASON, Asked
 from lab.fixtures import SystemLab, running_lab
 from lab.function_topology import FAMILIES, HOSTS, OTHER, TEXT
 from lab.functions import (
     SENDING_PORT,
-    Counted,
-    Datagrams,
     at_port,
     counted,
     datagrams,
@@ -33,9 +32,6 @@ from protocol.documents import Function
 from protocol.status import Counters
 
 GO_ON, DROP, SEND_BACK, SEND_TO = 1, 2, 3, 4
-REASON = 5
-BASE = 7200
-"""A function obeys the first byte of datagrams to this port and the number of its point."""
 OBEDIENT = source(
     f"""\
 	const struct targets *targets = stage_configuration(stage);
@@ -108,44 +104,9 @@ def lab(lab_cache: None) -> Iterator[SystemLab]:
         yield made
 
 
-class Asked:
-    """Datagrams that pass one point on a host, in one family, and the sockets where they may end."""
-
-    def __init__(self, lab: SystemLab, host: str, point: str, family: int, sockets: Datagrams) -> None:
-        self.lab, self.host, self.id = lab, host, f"at-{point}"
-        self.port = BASE + POINTS.index(point) + 1
-        sender, receiver = self._ends(point)
-        (here, own), (there, self.address) = (self._place(one, family) for one in (sender, receiver))
-        self.sender = sockets.socket(here, own, SENDING_PORT)
-        self.receiver = sockets.socket(there, self.address, self.port)
-        target = f"other-{host}"
-        self.target = sockets.socket(lab.inside(target), lab.address(target, family), self.port)
-
-    def _ends(self, point: str) -> tuple[str, str]:
-        host, other = self.host, OTHER[self.host]
-        if point == "from_endpoint":
-            return f"web-{host}", f"web-{other}"
-        if point == "forwarded":
-            return f"by-{host}-{other}", f"by-{host}-m"
-        return ("m", host) if point == "passed" else (f"web-{other}", f"web-{host}")
-
-    def _place(self, name: str, family: int) -> tuple[str, str]:
-        """Return the namespace and the address of an endpoint or a host."""
-        if name not in self.lab.endpoints:
-            return self.lab.names.droplet(name), self.lab.topology.droplets[name].address
-        return self.lab.inside(name), self.lab.address(name, family)
-
-    def counted(self) -> Counted:
-        return counted(self.lab, self.host, self.id)
-
-    def note_at_passed(self) -> None:
-        """Count a packet that was taken from the underlay and did not pass as one of a tunnel, which it is not."""
-        self.lab.handmade += self.id == "at-passed"
-
-    def send(self, verdict: int, text: bytes = b" please") -> bytes:
-        payload = bytes([verdict]) + text
-        self.sender.sendto(payload, (self.address, self.port))
-        return payload
+def at(point: str) -> str:
+    """Return the id of the function at a point."""
+    return f"at-{point}"
 
 
 def in_families(point: str) -> tuple[int, ...]:
@@ -163,7 +124,7 @@ at_points = pytest.mark.parametrize("point", ACTING)
 def test_a_packet_goes_on_or_is_dropped_for_a_reason_as_the_function_says(lab, host, point):
     for family in in_families(point):
         with datagrams() as sockets:
-            asked = Asked(lab, host, point, family, sockets)
+            asked = Asked(lab, host, at(point), point, family, sockets)
             before = asked.counted()
             asked.send(DROP)
             passed = asked.send(GO_ON)
@@ -180,7 +141,7 @@ def test_a_packet_goes_on_or_is_dropped_for_a_reason_as_the_function_says(lab, h
 def test_a_packet_that_a_function_answers_comes_back_to_its_sender(lab, host, point):
     for family in in_families(point):
         with datagrams() as sockets:
-            asked = Asked(lab, host, point, family, sockets)
+            asked = Asked(lab, host, at(point), point, family, sockets)
             before = asked.counted()
             sent = asked.send(SEND_BACK)
             payload, peer = asked.sender.recvfrom(100)
@@ -197,7 +158,7 @@ def test_a_packet_that_a_function_sends_elsewhere_arrives_at_that_endpoint(lab, 
     """With its address: the checksums that the function left are right."""
     for family in FAMILIES:
         with datagrams() as sockets:
-            asked = Asked(lab, host, point, family, sockets)
+            asked = Asked(lab, host, at(point), point, family, sockets)
             before = asked.counted()
             sent = asked.send(SEND_TO)
             assert heard(asked.target) == sent
@@ -210,7 +171,7 @@ def test_a_packet_that_a_function_sends_elsewhere_arrives_at_that_endpoint(lab, 
 def test_functions_at_dropped_meet_what_others_dropped_and_cannot_save_it(lab, host):
     for family in FAMILIES:
         with datagrams() as sockets:
-            asked = Asked(lab, host, "from_endpoint", family, sockets)
+            asked = Asked(lab, host, at("from_endpoint"), "from_endpoint", family, sockets)
             before = counted(lab, host, "at-dropped")
             asked.send(DROP)
             grown = grows_to(lab, host, "at-dropped", before, packets=1)
@@ -223,7 +184,7 @@ def test_functions_at_dropped_meet_what_others_dropped_and_cannot_save_it(lab, h
 def test_the_counters_of_functions_in_telemetry_are_those_of_the_kernel(lab, host):
     """Of verdicts that only packets of these tests get."""
     with datagrams() as sockets:
-        asked = Asked(lab, host, "from_endpoint", 6, sockets)
+        asked = Asked(lab, host, at("from_endpoint"), "from_endpoint", 6, sockets)
         before = asked.counted()
         asked.send(DROP)
         grows_to(lab, host, asked.id, before, dropped=1)

@@ -266,7 +266,8 @@ class FakeKernel:
 
     @staticmethod
     def _function_as_observed(one: Function) -> ObservedFunction:
-        return ObservedFunction(one.id, one.point, one.slot, one.content, one.configuration, one.on_fault_closed)
+        known = one.id, one.point, one.slot, one.content, one.configuration, one.on_fault_closed
+        return ObservedFunction(*known, one_vpc=one.one_vpc)
 
     # What tests read.
 

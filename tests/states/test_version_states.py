@@ -10,7 +10,6 @@ from test_sequences import has_nothing_to_do, in_a_folder
 
 from agent.core.functions.stages import Point
 from agent.core.functions.versions import MOST_FAULTS, WATCH_SECONDS
-from agent.core.model.desired_entries import FunctionBuild
 from protocol.acknowledgements import State
 
 NEWER = function("sent", "from_endpoint", "newer", vpc="red")
@@ -68,7 +67,7 @@ def test_the_version_before_stays_loaded_until_the_new_one_has_proved_itself() -
         before = agent.kernel.functions[PLACE]
         assert before.retained is None
         await publish(agent, stream, with_function(SENT, NEWER))
-        assert agent.kernel.functions[PLACE].retained == FunctionBuild(before.content, closed=False)
+        assert agent.kernel.functions[PLACE].retained == before.build
         await has_nothing_to_do(agent)
         await fail(agent, MOST_FAULTS, WATCH_SECONDS)
         assert agent.kernel.functions[PLACE].retained is None

@@ -13,7 +13,7 @@ from agent.report.function_queries import path_functions
 from agent.report.status_messages import counters
 from protocol import codec, status
 from protocol.rpc import FunctionLogReply, FunctionMap, FunctionMapEntry, FunctionMapsReply, MapValue
-from protocol.status import Counters, FunctionTraffic
+from protocol.status import Counters, FunctionTraffic, ServedFunction
 
 OPEN, CLOSED = FailingFunction("a", "from_endpoint", closed=False), FailingFunction("b", "passed", closed=True)
 FOUND = FunctionCounters(Traffic(10, 1000), 4, 3, 2, 0, 1, 2, 301, {3: 2, 11: 1})
@@ -70,6 +70,18 @@ def test_counters_name_functions_and_their_points() -> None:
     assert (one.went_on, one.dropped, one.sent_back, one.sent_to, one.faults) == (4, 3, 2, 0, 1)
     assert (one.reasons, one.samples, one.mean_ns) == ({"3": 2, "11": 1}, 2, 150.5)
     assert codec.decode(codec.encode(found), Counters) == found
+
+
+def test_counters_and_the_table_say_by_how_many_queues_a_process_is_reached(capsys: pytest.CaptureFixture[str]) -> None:
+    served = {("app", 1): ServedFunction("app", "from_endpoint", 4, "copy")}
+    found = counters("h1", 5.0, {}, {}, {}, functions={("app", 1): FOUND, ("web", 1): FOUND}, served=served)
+    assert [(one.queues, one.mode) for one in found.functions] == [(4, "copy"), (0, "")]
+    function_tables.traffic([("h1", one) for one in found.functions], wide=True)
+    assert "4 (copy)" in capsys.readouterr().out
+    function_tables.processes([("h1", served["app", 1])])
+    assert capsys.readouterr().out.split()[-5:] == ["h1", "app", "from_endpoint", "4", "(copy)"]
+    function_tables.processes([])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_function_that_was_never_measured_has_no_mean() -> None:

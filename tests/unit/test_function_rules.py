@@ -105,10 +105,34 @@ def test_binary_fields_are_binary_in_messagepack_base64_in_json_and_have_no_json
         assert (schema["format"], "type" in schema, "contentEncoding" in schema) == ("binary", False, False)
 
 
-@pytest.mark.parametrize("point", ["passed", "dropped"])
-def test_a_process_cannot_be_at_every_point(point: str) -> None:
+def test_a_process_cannot_be_at_every_point() -> None:
     program = {"process": {"user": "nobody"}}
-    assert errors_of(program=program, point=point) == [("functions[0].point", ErrorCode.INVALID)]
+    assert errors_of(program=program, point="passed") == [("functions[0].point", ErrorCode.INVALID)]
+    assert errors_of(program=program, point="dropped") == []
+
+
+@pytest.mark.parametrize(
+    ("process", "point", "path", "code"),
+    [
+        ({"queues": 0}, "from_endpoint", "queues", ErrorCode.INVALID),
+        ({"queues": 17}, "from_endpoint", "queues", ErrorCode.INVALID),
+        ({"reasons": ["no_endpoint"]}, "from_endpoint", "reasons", ErrorCode.INVALID),
+        ({"reasons": ["no_endpoint", "no_endpont"]}, "dropped", "reasons[1]", ErrorCode.INVALID),
+        ({"reasons": ["delivered"]}, "dropped", "reasons[0]", ErrorCode.INVALID),
+        ({"reasons": ["no_vpc", "inner_ttl", "no_vpc"]}, "dropped", "reasons[2]", ErrorCode.DUPLICATE),
+    ],
+)
+def test_queues_and_reasons_of_a_process_are_checked(
+    process: dict[str, object], point: str, path: str, code: ErrorCode
+) -> None:
+    program = {"process": {"user": "nobody", **process}}
+    assert errors_of(program=program, point=point) == [(f"functions[0].program.process.{path}", code)]
+
+
+def test_a_reason_that_is_misspelt_is_answered_with_the_nearest_one() -> None:
+    program = {"process": {"user": "nobody", "reasons": ["no_endpont"]}}
+    (error,) = found(program=program, point="dropped")
+    assert error.message == "'no_endpont' is no reason for a drop; telemetry lists them, such as 'no_endpoint'"
 
 
 def test_a_process_has_no_configuration_and_no_program_beside_it() -> None:

@@ -63,7 +63,7 @@ FIELDS = {
     ),
     "endpoint_stages": (map_layout.ENDPOINT_STAGES, ["from_endpoint", "to_endpoint"]),
     "vpc_stages": (map_layout.VPC_STAGES, ["forwarded", "from_underlay", "dropped"]),
-    "function_process": (map_layout.FUNCTION_PROCESS, ["ifindex", "lane", "longest", "flags"]),
+    "function_process": (map_layout.FUNCTION_PROCESS, ["ifindex", "lane", "longest", "flags", "queues", "reasons"]),
     "host_stages": (map_layout.HOST_STAGES, ["vnis", "passed", "dropped", "open"]),
     "function_traffic": (
         map_layout.FUNCTION_TRAFFIC,
@@ -119,6 +119,8 @@ CONSTANTS_OF_BOTH = (
     "STAGE_POINTS",
     "STAGE_SLOTS",
     "STAGE_REASONS",
+    "PROCESS_QUEUES",
+    "PROCESS_REASONS",
     "CHAIN_BITS",
     "DROPLET_ZERO_CHECKSUM",
     "NEXT_HOP_BY_OTHER",

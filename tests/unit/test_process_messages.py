@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.datapath.processes import messages
-from agent.datapath.processes.messages import Offer, Ring
+from agent.datapath.processes.messages import Offer, OfferedQueue, Ring
 from agent.datapath.processes.sockets import FRAME_SIZE
 from droplet_functions import handover
 from droplet_functions.rings import RingOffsets
@@ -14,11 +14,12 @@ RINGS = {name: Ring(2048, (0, 64, 192, 128)) for name in handover.RINGS}
 
 
 def test_the_library_reads_what_the_agent_hands_over() -> None:
-    found = handover.decode(messages.handover(Offer("f", FRAME_SIZE, 2048, 3400, False, RINGS)))
+    queues = (OfferedQueue(False, RINGS), OfferedQueue(True, RINGS))
+    found = handover.decode(messages.handover(Offer("f", FRAME_SIZE, 2048, 3400, queues)))
     assert isinstance(found, handover.Handover)
     assert (found.function, found.frame_size, found.frame_count, found.longest_packet) == ("f", 4096, 2048, 3400)
-    (queue,) = found.queues
-    assert (queue.queue, queue.zero_copy) == (0, False)
+    assert [(one.queue, one.zero_copy) for one in found.queues] == [(0, False), (1, True)]
+    queue = found.queues[1]
     assert queue.rings[handover.RX] == handover.RingPlace(2048, RingOffsets(0, 64, 192, 128))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2s
 
+import msgspec
+
 from agent.core.functions.stages import POINTS, Point
 from agent.core.model.features import Verdict
 from protocol.documents import Function, FunctionProgram
@@ -43,7 +45,7 @@ def content_of(program: FunctionProgram, verdicts: Mapping[str, Verdict] = _UNKN
 def given_by(program: FunctionProgram) -> bytes:
     """Return what a document says of a program that is not a file."""
     if program.process is not None:
-        return program.process.user.encode()
+        return msgspec.json.encode(program.process)
     return program.source.encode() or program.object
 
 

@@ -56,7 +56,7 @@ def version_in_force(function: Function, revision: int, history: FunctionHistory
     if history is None:
         return function
     if is_rolled_back(function, revision, history):
-        return replace(history.fallback, slot=function.slot, retained=None)
+        return replace(history.fallback, slot=function.slot, one_vpc=function.one_vpc, retained=None)
     same = history.fallback.build == function.build or history.fallback.slot != function.slot
     return function if same else replace(function, retained=history.fallback.build)
 

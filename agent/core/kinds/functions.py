@@ -154,6 +154,7 @@ class Functions(Kind[Function]):
                 function.program,
                 function.configuration,
                 on_fault_closed=function.on_fault == "closed",
+                one_vpc=bool(function.vpc),
             )
             into.functions[listed.place] = version_in_force(listed, revision, histories.get(listed.place))
 

@@ -23,6 +23,7 @@ INTERFACE_PINNED = 1
 INTERFACE_STAGES_FROM = 2
 INTERFACE_STAGES_TO = 4
 STAGE_POINTS, STAGE_SLOTS, STAGE_REASONS = 6, 8, 16
+PROCESS_QUEUES, PROCESS_REASONS = 16, 2
 CHAIN_BITS = 4
 PATH_PINNED = 1
 DROPLET_ZERO_CHECKSUM = 1
@@ -124,9 +125,11 @@ HOST_STAGES = struct.Struct("=QIIQ")
 FUNCTION_TRAFFIC = struct.Struct("=9Q")
 """struct function_traffic { traffic received; u64 went_on, dropped, sent_back, sent_to, faults, samples, sampled_ns
 }."""
-FUNCTION_PROCESS = struct.Struct("=IIII")
-"""struct function_process { u32 ifindex, lane, longest, flags }."""
+FUNCTION_PROCESS = struct.Struct(f"={4 * PROCESS_QUEUES}sIIII{8 * PROCESS_REASONS}s")
+"""struct function_process { u32 ifindex[PROCESS_QUEUES], lane, longest, flags, queues; u64 reasons[PROCESS_REASONS]
+}."""
 PROCESS_SERVED, PROCESS_ANSWERS_TC = 1, 2
+ALL_REASONS = (1 << 64 * PROCESS_REASONS) - 1
 OVERLAY_KEY = struct.Struct("=I16s")
 """struct overlay_key { u32 vni; address }."""
 ENDPOINT = struct.Struct("=16sIHH6s2x")
@@ -212,6 +215,36 @@ U64 = struct.Struct("=Q")
 """A VNI or an array's index as a key."""
 
 V4_MAPPED = bytes(10) + b"\xff\xff"
+
+
+class FunctionProcess(NamedTuple):
+    """One value of the map `function_processes`, unpacked: an interface for each queue; `reasons` is a mask."""
+
+    ifindexes: tuple[int, ...]
+    lane: int
+    longest: int
+    flags: int
+    reasons: int
+
+
+_WORD = (1 << 64) - 1
+NO_PROCESS = FunctionProcess((), 0, 0, 0, 0)
+
+
+def pack_function_process(one: FunctionProcess) -> bytes:
+    """Pack a process of at most PROCESS_QUEUES queues."""
+    places = struct.pack(f"={PROCESS_QUEUES}I", *one.ifindexes, *[0] * (PROCESS_QUEUES - len(one.ifindexes)))
+    words = [one.reasons >> 64 * word & _WORD for word in range(PROCESS_REASONS)]
+    reasons = struct.pack(f"={PROCESS_REASONS}Q", *words)
+    return FUNCTION_PROCESS.pack(places, one.lane, one.longest, one.flags, len(one.ifindexes), reasons)
+
+
+def unpack_function_process(value: bytes) -> FunctionProcess:
+    """Unpack a value of `function_processes`."""
+    places, lane, longest, flags, queues, reasons = FUNCTION_PROCESS.unpack(value)
+    found = struct.unpack(f"={PROCESS_QUEUES}I", places)[:queues]
+    words = struct.unpack(f"={PROCESS_REASONS}Q", reasons)
+    return FunctionProcess(found, lane, longest, flags, sum(one << 64 * word for word, one in enumerate(words)))
 
 
 class Endpoint(NamedTuple):

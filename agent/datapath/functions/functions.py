@@ -118,7 +118,9 @@ class Functions:
         name = f"function {function.id}"
         with _as_kernel_error(name), kernel_step(Step.INSTALL_FUNCTION, name):
             wanted = _record_of(function, 0)
-            target = self._target(function.point, function.slot, closed=function.on_fault_closed)
+            target = self._target(
+                function.point, function.slot, closed=function.on_fault_closed, peer=not function.one_vpc
+            )
             program = None
             if await in_thread(finished_build, target, wanted) is None:
                 key = verdict_key(function.program, Point(function.point).label)
@@ -169,10 +171,10 @@ class Functions:
             for place in target.places.values():
                 os.close(load(program, place, {**target.maps, **maps}, target.max_instructions))
 
-    def _target(self, point: int, slot: int, *, closed: bool) -> Target:
+    def _target(self, point: int, slot: int, *, closed: bool, peer: bool = True) -> Target:
         host = self._host
         places = {
-            hook: Place(shells[point - 1], _TYPES[hook], index_of(point, slot), closed, host.processes[hook])
+            hook: Place(shells[point - 1], _TYPES[hook], index_of(point, slot), closed, host.processes[hook], peer)
             for hook, shells in host.shells.items()
         }
         return Target(host.root, host.instance, host.slots, places, host.maps, host.max_instructions)
@@ -187,7 +189,7 @@ def _keep(known: OrderedDict[str, _T], key: str, value: _T) -> None:
 
 def _record_of(function: Function, maps: int) -> Record:
     closed, length = function.on_fault_closed, len(function.configuration)
-    return Record(function.id, function.point, function.slot, function.content, closed, length, maps)
+    return Record(function.id, function.point, function.slot, function.content, closed, length, maps, function.one_vpc)
 
 
 def _observed(folder: Path, found: list[Build], slots: Slots) -> ObservedFunction | None:
@@ -201,7 +203,9 @@ def _observed(folder: Path, found: list[Build], slots: Slots) -> ObservedFunctio
         complete = is_complete(folder, build, found, slots)
     older = frozenset(one.version for one in found if one is not build)
     return ObservedFunction(
-        *(record.id, record.point, record.slot, record.content, configuration, record.closed, complete), older
+        *(record.id, record.point, record.slot, record.content, configuration, record.closed, complete),
+        one_vpc=record.one_vpc,
+        older=older,
     )
 
 

@@ -21,15 +21,21 @@ class Ring(NamedTuple):
     offsets: tuple[int, ...]
 
 
+class OfferedQueue(NamedTuple):
+    """One socket: its mode and its rings by name."""
+
+    zero_copy: bool
+    rings: Mapping[str, Ring]
+
+
 class Offer(NamedTuple):
-    """The sockets of one function: one queue."""
+    """The sockets of one function, whose frames share one UMEM in equal parts."""
 
     function: str
     frame_size: int
     frame_count: int
     longest_packet: int
-    zero_copy: bool
-    rings: Mapping[str, Ring]
+    queues: tuple[OfferedQueue, ...]
 
 
 def read_hello(raw: bytes) -> str | None:
@@ -57,8 +63,6 @@ def _object(raw: bytes) -> dict[str, object]:
 
 def handover(offer: Offer) -> bytes:
     """Return the message that goes with the descriptors."""
-    rings = {name: [one.size, list(one.offsets)] for name, one in offer.rings.items()}
-    queue = {"queue": 0, "zero_copy": offer.zero_copy, "rings": rings}
     return _json(
         {
             "type": "handover",
@@ -67,9 +71,14 @@ def handover(offer: Offer) -> bytes:
             "frame_size": offer.frame_size,
             "frame_count": offer.frame_count,
             "longest_packet": offer.longest_packet,
-            "queues": [queue],
+            "queues": [_queue(number, one) for number, one in enumerate(offer.queues)],
         }
     )
+
+
+def _queue(number: int, offered: OfferedQueue) -> dict[str, object]:
+    rings = {name: [one.size, list(one.offsets)] for name, one in offered.rings.items()}
+    return {"queue": number, "zero_copy": offered.zero_copy, "rings": rings}
 
 
 def refused(reason: str) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from agent.core.plan.remedies import Step
 from agent.datapath.attach.tc import TcIngress
@@ -26,6 +26,8 @@ LONGEST = 3400
 MTU = LONGEST + 48
 MOST_PAIRS = 4096
 ALIAS = "droplet-function"
+NEAR, FAR = "fnn", "fnf"
+"""What the names of the ends begin with."""
 _IN6_ADDR_GEN_MODE_NONE = 1
 _OFF = ("tx-checksum-ip-generic", "tx-generic-segmentation", "tx-scatter-gather", "rx-gro")
 """Offloads that would leave checksums or segments to somebody behind the process."""
@@ -36,6 +38,10 @@ class Pair(NamedTuple):
 
     near: int
     far: int
+
+
+Pairs: TypeAlias = tuple[Pair, ...]
+"""The pairs of one process, one for each queue."""
 
 
 class PairPrograms(NamedTuple):
@@ -73,14 +79,14 @@ async def make_pair(netlink: Netlink, tc: TcIngress, alias: str, programs: PairP
 
 async def _add(netlink: Netlink) -> Pair:
     for number in range(MOST_PAIRS):
-        near, ends = PROCESS_IFINDEX + number, {"ifname": f"fnf{number}", "mtu": MTU}
+        near, ends = PROCESS_IFINDEX + number, {"ifname": f"{FAR}{number}", "mtu": MTU}
         try:
-            await netlink.request("link", "add", kind="veth", ifname=f"fnn{number}", index=near, mtu=MTU, peer=ends)
+            await netlink.request("link", "add", kind="veth", ifname=f"{NEAR}{number}", index=near, mtu=MTU, peer=ends)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.EBUSY):
                 raise
             continue
-        far = await netlink.link(ifname=f"fnf{number}")
+        far = await netlink.link(ifname=f"{FAR}{number}")
         if far is None:
             raise OSError(errno.EIO, "the kernel does not show the pair that it has just made")
         return Pair(near, int(far["index"]))
@@ -128,3 +134,17 @@ def own_pairs(links: Iterable[Message], instance: str) -> dict[int, str]:
         for index, alias in found.items()
         if index >= PROCESS_IFINDEX and alias.startswith(f"{ALIAS}/{instance}/")
     }
+
+
+def unfinished_pairs(links: Iterable[Message]) -> list[int]:
+    """Return the near ends that have no alias: of an agent that was killed before it could say whose they are.
+
+    One that another instance is making at this moment looks the same; its process then connects again.
+    """
+    return [
+        int(link["index"])
+        for link in links
+        if int(link["index"]) >= PROCESS_IFINDEX
+        and str(attribute(link, "IFLA_IFNAME")).startswith(NEAR)
+        and not attribute(link, "IFLA_IFALIAS")
+    ]

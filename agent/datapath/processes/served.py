@@ -1,8 +1,8 @@
 """One function in a process: who may serve it, who does, and whether packets reach it.
 
-A process that connects gets a pair and sockets of its own. Once it is ready, packets go to its pair by one write; the
-process before it is asked to answer what it has, and its pair goes when it ends. Where nobody serves, or the process
-takes nothing for some time, the function's program treats packets as `on_fault` says.
+A process that connects gets pairs and sockets of its own, one for each queue. Once it is ready, packets go to its pairs
+by one write; the process before it is asked to answer what it has, and its pairs go when it ends. Where nobody serves,
+or the process takes nothing for some time, the function's program treats packets as `on_fault` says.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
 from agent.datapath.processes import messages
-from agent.datapath.processes.pair import LONGEST, Pair
+from agent.datapath.processes.pair import LONGEST, Pair, Pairs
 from agent.datapath.processes.sockets import Progress, Sockets
 
 UNTIL_READY = 10.0
@@ -30,8 +31,13 @@ UNTIL_ENDED = 5.0
 """Seconds for a process to answer what it has after another one took over."""
 LOOK = 0.1
 """Seconds between two looks at a process's progress."""
+UNTIL_BACK = 10.0
+"""Seconds for the process of an agent before this one to connect here; nobody watches it until then."""
 MOST_CONNECTIONS = 8
 """Connections of one function at a time."""
+MOST_MESSAGES = 16
+"""Messages of one process, of which there are three kinds: more are a flood."""
+_LAST_UID = (1 << 32) - 2
 _SO_PEERCRED, _UCRED = 17, struct.Struct("=iII")
 
 log = structlog.get_logger()
@@ -43,21 +49,23 @@ class UnknownUserError(ValueError):
 
 def user_of(text: str) -> int:
     """Return the number of a user by name or number; UnknownUserError if there is none of this name."""
-    if text.isdecimal():
+    if text.isdecimal() and text.isascii():
+        if int(text) > _LAST_UID:
+            raise UnknownUserError(f"there is no user {text}: the last number is {_LAST_UID}")
         return int(text)
     try:
         return pwd.getpwnam(text).pw_uid
-    except KeyError:
+    except (KeyError, ValueError):  # the second for names that no user can have
         raise UnknownUserError(f"this host has no user {text!r}") from None
 
 
 @dataclass(slots=True)
 class Session:
-    """One process with its pair and sockets."""
+    """One process with its pairs and sockets; `lane` is the first socket's."""
 
     connection: socket.socket
     pid: int
-    pair: Pair
+    pairs: Pairs
     lane: int
     sockets: Sockets
 
@@ -66,13 +74,20 @@ class Session:
 class Plumbing:
     """What a served function needs of the kernel's part."""
 
-    make: Callable[[], Awaitable[tuple[Pair, int, Sockets]]]
-    """Make a pair and its sockets; return them with the pair's lane."""
-    remove: Callable[[Pair], Awaitable[None]]
+    make: Callable[[], Awaitable[tuple[Pairs, int, Sockets]]]
+    """Make pairs and their sockets; return them with the first one's lane."""
+    remove: Callable[[Pairs], Awaitable[None]]
     remove_others: Callable[[Collection[Pair]], Awaitable[None]]
     """Remove pairs of the function but these: an agent before this one left them."""
-    direct: Callable[[Pair | None, int], None]
-    """Let packets go to a pair and its lane, or to nobody."""
+    direct: Callable[[Pairs, int], None]
+    """Let packets go to pairs and their lanes, or with no pair to nobody."""
+
+
+class Queues(NamedTuple):
+    """How packets reach a process."""
+
+    number: int
+    zero_copy: bool
 
 
 class ServedFunction:
@@ -90,7 +105,17 @@ class ServedFunction:
         """Held from the making of a pair until its process is ready: each needs a lane of its own."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening = _listen(path, uid)
+        self._inode = path.stat().st_ino
         self._start(self._accept())
+        self._start(self._give_up_older())
+
+    @property
+    def queues(self) -> Queues | None:
+        """The queues by which packets reach a process now, None if they reach none."""
+        session = self._current
+        if session is None or self.fault:
+            return None
+        return Queues(len(session.pairs), session.sockets.zero_copy)
 
     def _start(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -103,14 +128,30 @@ class ServedFunction:
             log.warning("function_process_failed", function=self.id, reason=str(error))
 
     async def _accept(self) -> None:
+        """Accept connections. Others run also while they keep coming."""
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(self._listening)
+            try:
+                connection, _ = await loop.sock_accept(self._listening)
+            except OSError as error:  # too many open files, or a connection that has ended already
+                log.warning("function_connection_failed", function=self.id, reason=str(error))
+                await asyncio.sleep(LOOK)
+                continue
             connection.setblocking(False)
             if len(self._tasks) > MOST_CONNECTIONS:
                 connection.close()
+                await asyncio.sleep(LOOK)
                 continue
             self._start(self._talk(connection))
+            await asyncio.sleep(0)
+
+    async def _give_up_older(self) -> None:
+        """Take the process of an agent before this one out of the path if it does not connect: it may hang."""
+        await asyncio.sleep(UNTIL_BACK)
+        async with self._taking_over:
+            if self._current is None:
+                self._plumbing.direct((), 0)
+                await self._plumbing.remove_others(self._pairs)
 
     async def _talk(self, connection: socket.socket) -> None:
         """Serve one connection to its end."""
@@ -122,9 +163,9 @@ class ServedFunction:
                 await _say(connection, messages.refused(reason))
                 return
             async with self._taking_over:
-                pair, lane, sockets = await self._plumbing.make()
-                self._pairs.add(pair)
-                session = Session(connection, pid, pair, lane, sockets)
+                pairs, lane, sockets = await self._plumbing.make()
+                self._pairs.update(pairs)
+                session = Session(connection, pid, pairs, lane, sockets)
                 if not await self._hand_over(session):
                     return
                 await self._direct_to(session)
@@ -157,7 +198,7 @@ class ServedFunction:
     async def _direct_to(self, session: Session) -> None:
         """Let packets go to a process, and ask the one before it to end."""
         before, self._current = self._current, session
-        self._plumbing.direct(session.pair, session.lane)
+        self._plumbing.direct(session.pairs, session.lane)
         self.fault = ""
         log.info("function_process_began", function=self.id, pid=session.pid)
         if before is not None:
@@ -173,10 +214,12 @@ class ServedFunction:
             await self._plumbing.remove_others(self._pairs)
 
     async def _follow(self, session: Session) -> None:
-        """Follow a process until it ends."""
+        """Follow a process until it ends, or talks too much."""
         watch = asyncio.ensure_future(self._watch(session))
         try:
-            while raw := await _hear(session.connection):
+            for _ in range(MOST_MESSAGES):
+                if not (raw := await _hear(session.connection)):
+                    break
                 if messages.kind_of(raw) == "stopping":
                     self._leave(session, "its process is stopping")
                     await _say(session.connection, messages.stop())
@@ -186,40 +229,44 @@ class ServedFunction:
     def _leave(self, session: Session, why: str) -> None:
         if self._current is session:
             self._current = None
-            self._plumbing.direct(None, session.lane)
+            self._plumbing.direct((), session.lane)
             self.fault = why
 
     async def _watch(self, session: Session) -> None:
-        """Take a process out of the path that takes no packets, and put it back when it does."""
-        seen, since, hung = session.sockets.progress(), time.monotonic(), False
+        """Take a process out of the path that takes no packets of some queue, and put it back when it does."""
+        seen, stuck = list(session.sockets.progress()), set[int]()
+        since = [time.monotonic()] * len(seen)
         while True:
             await asyncio.sleep(min(LOOK, self._hang / 4))
-            now = session.sockets.progress()
-            if now.own != seen.own or (not hung and not _lags(seen, now)):
-                seen, since = now, time.monotonic()
-                if hung:
-                    hung = self._direct(session, hangs=False)
-            elif not hung and time.monotonic() - since >= self._hang:
-                hung = self._direct(session, hangs=True)
+            hung = bool(stuck)
+            for queue, now in enumerate(session.sockets.progress()):
+                if now.own != seen[queue].own or not (queue in stuck or _lags(seen[queue], now)):
+                    seen[queue], since[queue] = now, time.monotonic()
+                    stuck.discard(queue)
+                elif time.monotonic() - since[queue] >= self._hang:
+                    stuck.add(queue)
+            if hung != bool(stuck):
+                self._direct(session, hangs=not hung)
 
-    def _direct(self, session: Session, *, hangs: bool) -> bool:
+    def _direct(self, session: Session, *, hangs: bool) -> None:
         if self._current is session:
-            self._plumbing.direct(None if hangs else session.pair, session.lane)
+            self._plumbing.direct(() if hangs else session.pairs, session.lane)
             self.fault = f"its process {session.pid} takes no packets" if hangs else ""
             if hangs:
                 log.warning("function_process_hung", function=self.id, pid=session.pid)
             else:
                 log.info("function_process_went_on", function=self.id, pid=session.pid)
-        return hangs
 
     async def _end(self, session: Session) -> None:
         if self._left:
             session.sockets.close()
             return
-        self._leave(session, "no process serves it")
-        session.sockets.close()
-        await self._plumbing.remove(session.pair)
-        self._pairs.discard(session.pair)
+        try:
+            self._leave(session, "no process serves it")
+        finally:
+            session.sockets.close()
+        await self._plumbing.remove(session.pairs)
+        self._pairs.difference_update(session.pairs)
         log.info("function_process_ended", function=self.id, pid=session.pid)
 
     async def leave(self) -> None:
@@ -229,7 +276,9 @@ class ServedFunction:
 
     async def close(self) -> None:
         """End: listen no more, and let go of the processes and their pairs."""
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.stat().st_ino == self._inode:  # else of the same function at another point
+                self.path.unlink()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -270,7 +319,8 @@ def _give(path: Path, uid: int) -> None:
 
 
 async def _hear(connection: socket.socket) -> bytes:
-    """Wait for a message; empty when the process has ended."""
+    """Wait for a message; empty when the process has ended. Others run also while messages keep coming."""
+    await asyncio.sleep(0)
     with contextlib.suppress(ConnectionError):
         return await asyncio.get_running_loop().sock_recv(connection, messages.LONGEST_MESSAGE)
     return b""
