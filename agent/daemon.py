@@ -36,6 +36,7 @@ from agent.probe.path_events import PathEvents
 from agent.probe.path_memory import PathMemory, load_path_records, saver
 from agent.probe.prober import Prober
 from agent.reconcile.acknowledgements import Acknowledgements
+from agent.reconcile.function_versions import FunctionVersions
 from agent.reconcile.kernel_results import KernelResults
 from agent.reconcile.program_verdicts import AT_ONCE
 from agent.reconcile.reconciler import Reconciler
@@ -64,6 +65,9 @@ UPLINK_PAUSE = 1.0
 """Seconds between two readings of uplinks that keep changing."""
 BETWEEN_LOOKS_AT_PROGRAMS = 1.0
 """Seconds between two looks at the uplinks' programs, a few system calls each. The kernel reports no change of tcx."""
+
+BETWEEN_LOOKS_AT_VERSIONS = 1.0
+"""Seconds between two looks at the faults of functions' new versions; without such versions it costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,8 @@ async def compose(
     retries = Retries(settings.interval.retry, clock)
     acknowledgements = Acknowledgements(outlet.acknowledge, retries)
     results = KernelResults(restored.desired, LastGood(store, processes, report))
-    reconciler = Reconciler(restored.desired, kernel, underlay, results, acknowledgements)
+    versions_of_functions = FunctionVersions(kernel, store, report, restored.found.histories, clock)
+    reconciler = Reconciler(restored.desired, kernel, underlay, results, acknowledgements, versions_of_functions)
     resync = Resync(reconciler, kernel, processes, outlet.repair, report)
     # Followers of the droplets in force.
     announcer = Announcer(errors)
@@ -199,6 +204,7 @@ def loops(parts: Parts, settings: Settings) -> dict[str, Coroutine[Any, Any, Non
         "uplinks": run.on_event(kernel.neighbours.uplinks_changed, resync.repair, UPLINK_PAUSE),
         "namespaces": run.on_namespaces(reconciler, resync),
         **{f"programs of functions {number}": judge() for number in range(1, 1 + AT_ONCE)},
+        "versions of functions": run.every(BETWEEN_LOOKS_AT_VERSIONS, reconciler.watch_versions),
         "freed names": run.on_event(kernel.links.name_watch.freed, names_freed),
         "announcer": parts.announcer.run(),
     }

@@ -21,6 +21,7 @@ from agent.core.probe.paths import NO_PATH_RECORDS, PathRecords
 from agent.daemon import kernel_config
 from agent.datapath.kernel import Kernel
 from agent.probe.path_memory import load_path_records
+from agent.reconcile.function_versions import Histories, load_histories
 from agent.reconcile.program_verdicts import verdicts_of_files
 from agent.reconcile.restore import restored_state
 from agent.reconcile.underlay import host_state_of
@@ -36,7 +37,7 @@ async def print_plan(settings: Settings, recording: Recording | None = None) -> 
         settings = msgspec.structs.replace(settings, host=recording.header.host)
     config = kernel_config(settings)
     pinned = config.pins.paths()
-    kept, known = _kept(settings) if recording is None else ([], NO_PATH_RECORDS)
+    kept, known, histories = _kept(settings) if recording is None else ([], NO_PATH_RECORDS, {})
     unrealized: list[Unrealized] = []
     async with contextlib.AsyncExitStack() as undo:
         undo.callback(config.pins.remove_all_but, pinned)
@@ -45,6 +46,7 @@ async def print_plan(settings: Settings, recording: Recording | None = None) -> 
         first = await kernel.observe({})
         verdicts = await verdicts_of_files(kernel, kept)
         host_state = replace(host_state_of(settings, first.uplinks, kernel), verdicts=verdicts)
+        host_state = replace(host_state, histories=histories)
         desired = restored_state(host_state, first, kept, known)
         if recording is not None:
             unrealized = replay(recording, desired, Admission(settings.bus.trusted_publishers))
@@ -71,10 +73,11 @@ def _print_replayed(recording: Recording, desired: Desired, unrealized: Sequence
     )
 
 
-def _kept(settings: Settings) -> tuple[list[StoredDocument], PathRecords]:
-    """Return the stored documents and path records, without creating a store if there is none."""
+def _kept(settings: Settings) -> tuple[list[StoredDocument], PathRecords, Histories]:
+    """Return the stored documents, path records and functions' versions, without creating a store if there is none."""
     folder = Path(settings.state)
     if not (folder / FILE).exists():
-        return [], NO_PATH_RECORDS
+        return [], NO_PATH_RECORDS, {}
     with contextlib.closing(Store(folder, settings.host)) as store:
-        return store.load(), load_path_records(store) if settings.probe.enabled else NO_PATH_RECORDS
+        known = load_path_records(store) if settings.probe.enabled else NO_PATH_RECORDS
+        return store.load(), known, load_histories(store)

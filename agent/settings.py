@@ -59,6 +59,8 @@ Patterns = Annotated[
     msgspec.Meta(description='a list of names of documents, as in ["operator.*"]; * stands for any text'),
 ]
 Instructions = Annotated[int, msgspec.Meta(ge=1024, le=1_000_000, description="a whole number from 1024 to 1000000")]
+SlotsOfVpc = Annotated[int, msgspec.Meta(ge=1, le=8, description="a whole number from 1 to 8")]
+MapBytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 40, description="a number of bytes, up to 1 TiB")]
 Hang = Annotated[float, msgspec.Meta(ge=0.1, le=60, description="a number of seconds from 0.1 to 60")]
 LISTS = ("servers", "trusted_publishers", "interfaces", "families", "underlay", "accept", "host_wide")
 """Settings that are lists; in the environment, their values are separated by commas."""
@@ -147,6 +149,9 @@ class FunctionsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `max_instructions` limits how many the kernel's verifier processes of one function, which bounds its time.
     Functions in processes ask for their packets at Unix sockets in the folder `sockets`; one that takes no packet for
     `hang` seconds is taken out of the path until it does.
+
+    Of each VPC, functions take at most `vpc_slots` of the eight slots at a point, and their maps `vpc_map_bytes` when
+    they are full; the maps of all functions of the host take at most `map_bytes`.
     """
 
     accept: Forms = ()
@@ -155,10 +160,14 @@ class FunctionsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_instructions: Instructions = 32768
     sockets: str = "/run/droplet/functions"
     hang: Hang = 1.0
+    vpc_slots: SlotsOfVpc = 4
+    vpc_map_bytes: MapBytes = 256 << 20
+    map_bytes: MapBytes = 1 << 30
 
     def rules(self) -> FunctionRules:
         """Return what documents are validated by."""
-        return FunctionRules(frozenset(self.accept), self.host_wide)
+        limits = self.vpc_slots, self.vpc_map_bytes, self.map_bytes
+        return FunctionRules(frozenset(self.accept), self.host_wide, *limits)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -80,6 +80,8 @@ struct host_stages {
 	__u64 vnis; /* bit (VNI & 63) of each VNI in vpc_stages */
 	__u32 passed;
 	__u32 dropped;
+	__u64 open; /* a bit for each function, by its index in stage_programs: packets pass over its slot if that is
+		       empty */
 };
 
 #define MAX_SET 16 /* bouncers of a network, dividers of a VPC */

@@ -200,7 +200,8 @@ class FunctionTraffic(msgspec.Struct, frozen=True):
     at its point, or which it made unusable. `reasons` counts drops by the function's own reason, 0 to 15, those that
     occurred. `samples` is the number of frames whose time was measured, `mean_ns` the mean of these times. `queues` is
     the number of queues by which packets reach a process now, 0 for a program and while no process takes any; `mode`
-    says how its sockets are bound: `copy` or `zero_copy`.
+    says how its sockets are bound: `copy` or `zero_copy`. `rolled_back` is the revision of its document whose version
+    failed, so that the one before runs; 0 if none did.
     """
 
     function: str
@@ -216,6 +217,7 @@ class FunctionTraffic(msgspec.Struct, frozen=True):
     mean_ns: float = 0.0
     queues: int = 0
     mode: SocketMode = ""
+    rolled_back: int = 0
 
 
 class Probes(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from protocol.rpc import FieldValue, FunctionLogReply, FunctionMap, FunctionMapE
 from protocol.status import FunctionTraffic, ServedFunction
 
 FUNCTION, KEY, VALUE = "FUNCTION", "KEY", "VALUE"
-_OPTIONAL = ("SENT BACK", "SENT TO", "FAULTS", "REASONS", "MEAN TIME", "QUEUES")
+_OPTIONAL = ("SENT BACK", "SENT TO", "FAULTS", "REASONS", "MEAN TIME", "QUEUES", "VERSION")
 """Columns of counters that are left out if they are empty for every function."""
 
 
@@ -33,7 +33,7 @@ def traffic(rows: Sequence[tuple[str, FunctionTraffic]], wide: bool, *, hosts: b
     ]
     if lines:
         click.echo()
-        cells = [[line[index] or "0" for index in shown] for line in lines]
+        cells = [[line[index] or ("-" if columns[index] == "VERSION" else "0") for index in shown] for line in lines]
         table([columns[index] for index in shown], cells, "", wide, spare="MEAN TIME")
 
 
@@ -45,6 +45,7 @@ def _traffic_row(host: str, item: FunctionTraffic) -> tuple[str, ...]:
         ", ".join(f"{reason}: {packets:,}" for reason, packets in sorted(item.reasons.items(), key=_by_number)),
         f"{item.mean_ns:,.0f} ns" if item.samples else "",
         _queues(item) if item.queues else "",
+        f"revision {item.rolled_back} rolled back" if item.rolled_back else "",
     )
 
 

@@ -14,7 +14,6 @@ from typing import TypeVar
 import structlog
 
 from agent.core.functions.stages import Point
-from agent.core.model.desired_entries import Function
 from agent.core.model.map_layout import DIRECT_PATH, MapName
 from agent.core.plan.actions import (
     Action,
@@ -111,21 +110,23 @@ class Executor:
                 await self._attach_transit(ifindex)
             case DetachTransit(ifindex):
                 await self._transit.detach(ifindex)
-            case EnsureFunction(function):
-                await self._ensure_function(function)
+            case EnsureFunction():
+                await self._ensure_function(action)
             case DeleteFunction(id_, point, slot):
                 port = self._port(self._functions)
                 self._slots.check(action, await in_thread(self._suspects))
                 await port.remove(id_, point, slot)
         return []
 
-    async def _ensure_function(self, function: Function) -> None:
-        port = self._port(self._functions)
+    async def _ensure_function(self, action: EnsureFunction) -> None:
+        port, function = self._port(self._functions), action.function
         try:
             await port.ensure(function)
         finally:
-            filled = port.is_filled(function.point, function.slot)
-            (self._slots.is_filled if filled else self._slots.is_empty)(function)
+            if port.is_filled(function.point, function.slot):
+                self._slots.is_filled(function)
+            else:
+                self._slots.is_empty(function, is_new=action.is_new)
 
     def _suspects(self) -> dict[MapName, dict[bytes, bytes]]:
         return {name: self._maps[name].find(keys) for name, keys in self._slots.suspects().items()}

@@ -23,7 +23,10 @@ class FunctionPort(Protocol):
         ...
 
     async def ensure(self, function: Function) -> None:
-        """Put a function's program and configuration into its slot. If that fails, an older one stays: OSError."""
+        """Put a function's program and configuration into its slot. If that fails, an older one stays: OSError.
+
+        EINPROGRESS: the program is not kept, and `judge` has to compile it again first.
+        """
         ...
 
     async def remove(self, id_: str, point: int, slot: int) -> None:

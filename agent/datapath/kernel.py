@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -236,6 +236,10 @@ class Kernel:
         """Return what the compiler and the verifier say of functions' programs, by key; nothing is installed."""
         return await self._functions.judge(programs) if self._functions is not None else {}
 
+    def map_bytes(self, contents: Iterable[str]) -> Mapping[str, int]:
+        """Return what the maps of programs that were judged before take, by content, as far as it is known."""
+        return self._functions.map_bytes(contents) if self._functions is not None else {}
+
     def tend(self, observed: Observed) -> None:
         """Maintain kernel objects of no document; `observed` is the kernel as it was just read.
 
@@ -268,6 +272,10 @@ class Kernel:
     def clear_endpoint_counters(self, slot: int) -> None:
         """Set one slot's counters to zero, for a slot that is reused for another endpoint."""
         self.queries.clear_endpoint_counters(slot)
+
+    def function_faults(self, indexes: Iterable[int]) -> dict[int, int]:
+        """Return the faults of functions by their indexes in the jump tables, since their slots were assigned."""
+        return {index: one.faults for index, one in self.queries.read_function_counters(indexes).items()}
 
     def clear_function_counters(self, index: int) -> None:
         """Set the counters of one index in the jump tables to zero, for a slot that is assigned anew."""

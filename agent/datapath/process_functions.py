@@ -7,7 +7,7 @@ in use until its process has connected here.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,6 +89,10 @@ class ProcessFunctions:
     async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
         """As `Functions`."""
         return await self._functions.judge(programs)
+
+    def map_bytes(self, contents: Iterable[str]) -> dict[str, int]:
+        """As `Functions`."""
+        return self._functions.map_bytes(contents)
 
     def log_of(self, key: str) -> str:
         """As `Functions`."""

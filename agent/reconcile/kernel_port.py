@@ -55,6 +55,10 @@ class KernelPort(Protocol):
         """
         ...
 
+    def map_bytes(self, contents: Iterable[str]) -> Mapping[str, int]:
+        """Return what the maps of programs that were judged before take, by content, as far as it is known."""
+        ...
+
     def tend(self, observed: Observed) -> None:
         """Maintain kernel objects of no document; `observed` is the kernel as it was just read.
 
@@ -76,6 +80,10 @@ class KernelPort(Protocol):
 
     def clear_endpoint_counters(self, slot: int) -> None:
         """Set the counters of an endpoint's slot to zero."""
+        ...
+
+    def function_faults(self, indexes: Iterable[int]) -> Mapping[int, int]:
+        """Return the faults of functions by their indexes in the jump tables, since their slots were assigned."""
         ...
 
     def clear_function_counters(self, index: int) -> None:

@@ -6,6 +6,7 @@ Documents do not wait for one another: those with a program that is not judged y
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import structlog
@@ -13,10 +14,12 @@ import structlog
 from agent.core.config.delivery import Delivery
 from agent.core.config.desired_state import Desired
 from agent.core.functions.judgement_queue import JudgementQueue
-from agent.core.functions.programs import UnjudgedProgram, unjudged, verdict_key
+from agent.core.functions.programs import UnjudgedProgram, content_of, unjudged, verdict_key
+from agent.core.functions.stages import Point
 from agent.core.kinds.functions import FUNCTIONS
 from agent.core.model.features import Verdict
 from agent.core.model.resolved_state import ResolvedState
+from agent.core.plan.actions import EnsureFunction, Failure
 from agent.reconcile.kernel_port import KernelPort
 from agent.store.store import StoredDocument
 from protocol.codec import decode_document, decode_known
@@ -56,6 +59,18 @@ class ProgramVerdicts:
             new = [] if _is_known(delivery, desired) else unjudged(functions, desired.verdicts)
             keys = [verdict_key(one.program, one.point) for one in functions]
             self._queue.put(delivery.document, delivery.revision, keys, new)
+        self._publish(desired)
+
+    def take_lost(self, failures: Iterable[Failure], desired: Desired) -> None:
+        """Queue the programs of documents in force that have to be judged again before they can be installed."""
+        for failure in failures:
+            if isinstance(failure.action, EnsureFunction) and failure.errno == errno.EINPROGRESS:
+                function = failure.action.function
+                owner, point = desired.documents.owner(FUNCTIONS, function.id), Point(function.point)
+                key = verdict_key(function.program, point.label)
+                if owner is not None:
+                    one = UnjudgedProgram(key, point, function.program, function.configuration)
+                    self._queue.put_again(owner, one)
         self._publish(desired)
 
     def forget(self, names: Iterable[str], desired: Desired) -> None:
@@ -115,6 +130,14 @@ async def verdicts_of_files(kernel: KernelPort, kept: Iterable[StoredDocument]) 
     functions = [one for _, _, body in kept if _FIELD in body for one in decode_known(body).functions]
     files = unjudged((one for one in functions if one.program.file), {})
     return await kernel.judge(files) if files else {}
+
+
+def map_bytes_of(
+    kernel: KernelPort, kept: Iterable[StoredDocument], verdicts: Mapping[str, Verdict]
+) -> Mapping[str, int]:
+    """Return what the maps of the programs of saved documents take, by content."""
+    functions = [one for _, _, body in kept if _FIELD in body for one in decode_known(body).functions]
+    return kernel.map_bytes({content_of(one.program, verdicts, one.point) for one in functions} - {""})
 
 
 def _accepted(delivery: Delivery, resolved: ResolvedState) -> list[Function] | None:

@@ -22,6 +22,7 @@ from agent.core.plan.diff import KernelDiff
 from agent.core.plan.planner import plan_change, plan_diff, removes_veths
 from agent.core.uplinks.lost_addresses import served_now, with_served
 from agent.reconcile.acknowledgements import Acknowledgements
+from agent.reconcile.function_versions import FunctionVersions
 from agent.reconcile.kernel_diff import diff_kernel, missing, recheck
 from agent.reconcile.kernel_port import KernelPort
 from agent.reconcile.kernel_results import KernelResults
@@ -43,6 +44,7 @@ class Reconciler:
         underlay: Underlay,
         results: KernelResults,
         acknowledgements: Acknowledgements,
+        versions: FunctionVersions,
     ) -> None:
         self.desired = desired
         self.revision = 0
@@ -53,6 +55,7 @@ class Reconciler:
         self._kernel = kernel
         self._underlay = underlay
         self.programs = ProgramVerdicts(kernel)
+        self._versions = versions
         self._step = asyncio.Lock()
         """Held by one step at a time, never together with the resync's. The data path has locks of its own below."""
         self._listed: set[str] = set()
@@ -72,6 +75,7 @@ class Reconciler:
             actions = self.removals.allowed(plan_diff(await diff_kernel(self._kernel, self.desired)))
             self.removals.started(has_documents=bool(documents))
             await self._execute(actions, self._answerable())
+            self._versions.begin(self.desired)
             log.info("documents_restored", documents=documents, actions=len(actions))
 
     def namespaces(self) -> set[str]:
@@ -113,7 +117,16 @@ class Reconciler:
             names = self.programs.end(one, found, self.desired)
             self.desired.documents.touch(self.desired.documents.entries.keys() & names)
             await self._reconcile(names)
+            if lacking := set(names).intersection(self.desired.documents.failing()):
+                await self._retry(lacking)
             self.programs.forget(names, self.desired)
+
+    async def watch_versions(self) -> None:
+        """Let the version before run again of each function whose new one failed soon after it went live."""
+        if self._versions.are_watched:
+            async with self._step:
+                if names := self._versions.look(self.desired):
+                    await self._reconcile(names)
 
     def _take(self, delivery: Delivery) -> None:
         documents, name, revision = self.desired.documents, delivery.document, delivery.revision
@@ -247,19 +260,23 @@ class Reconciler:
         Raises ObservationError if the kernel cannot be read.
         """
         async with self._step:
-            documents = self.desired.documents
-            documents.retry(names)
-            await self._reconcile(set())
-            wanted, failing = DesiredEntries(), set()
-            for name in names:
-                entry = documents.entries.get(name)
-                if entry is not None and entry.failures and entry.in_force is not None:
-                    wanted.add(self.desired.desired_entries(entry.in_force))
-                    failing.add(name)
-            if failing:
-                actions = self.removals.allowed(await missing(self._kernel, self.desired, wanted))
-                await self._execute(actions, failing - self.results.remains.keys())
+            await self._retry(names)
             return self.results.remains.keys().isdisjoint(names)
+
+    async def _retry(self, names: Collection[str]) -> None:
+        """Retry what the kernel refused of the named documents; the caller holds the step."""
+        documents = self.desired.documents
+        documents.retry(names)
+        await self._reconcile(set())
+        wanted, failing = DesiredEntries(), set()
+        for name in names:
+            entry = documents.entries.get(name)
+            if entry is not None and entry.failures and entry.in_force is not None:
+                wanted.add(self.desired.desired_entries(entry.in_force))
+                failing.add(name)
+        if failing:
+            actions = self.removals.allowed(await missing(self._kernel, self.desired, wanted))
+            await self._execute(actions, failing - self.results.remains.keys())
 
     async def _repair_all(self) -> None:
         """Compare the whole kernel and repair it while no document is applied; the caller holds the step."""
@@ -284,6 +301,7 @@ class Reconciler:
         """Execute a resync's actions; `names` are the documents that it compared."""
         failures = await self._kernel.executor.run(actions)
         self.results.take_repair(names, failures)
+        self.programs.take_lost(failures, self.desired)
         self._record(name for name in names if self.results.fails(name))
         if removes_veths(actions):
             self.desired.documents.retry_blocked()
@@ -310,6 +328,7 @@ class Reconciler:
         if affected:
             await self._verify_attached(affected)
             note_shortfalls(self.desired, self._underlay.found, affected)
+            self._versions.note_unaccepted(self.desired, affected)
         self.acknowledgements.send(self.desired, affected, self.removals.postponed)
         self._in_progress = None
 
@@ -331,8 +350,12 @@ class Reconciler:
             for place, index in self.desired.resolved.stage_indexes.items():
                 if indexes.get(place) != index:
                     self._kernel.clear_function_counters(index)
-            actions = self.removals.allowed(plan_change(change.before, change.after), change.affected)
-            self.results.take_change(change, await self._kernel.executor.run(actions))
+            planned = plan_change(change.before, change.after, new_functions=change.new_functions)
+            actions = self.removals.allowed(planned, change.affected)
+            failures = await self._kernel.executor.run(actions)
+            self.results.take_change(change, failures)
+            self.programs.take_lost(failures, self.desired)
+            self._versions.take(change, failures, self.desired)
             if not retried and removes_veths(actions):
                 retried = True  # only once: what a fallback after another refusal takes back is removed too
                 self.desired.documents.retry_blocked()

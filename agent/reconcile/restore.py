@@ -15,8 +15,9 @@ from agent.core.model.resolved_state import HostState
 from agent.core.plan.observed import Observed
 from agent.core.probe.paths import NO_PATH_RECORDS, PathRecords, down_at_start
 from agent.core.uplinks.lost_addresses import served_before, with_served
+from agent.reconcile.function_versions import load_histories
 from agent.reconcile.kernel_port import KernelPort
-from agent.reconcile.program_verdicts import verdicts_of_files
+from agent.reconcile.program_verdicts import map_bytes_of, verdicts_of_files
 from agent.reconcile.underlay import host_state_of
 from agent.settings import Settings
 from agent.store.process_bindings import BoundProcesses
@@ -47,7 +48,9 @@ async def restore(
     kept = store.load()
     processes.restore(kept)
     verdicts = await verdicts_of_files(kernel, kept)
-    found = replace(host_state_of(settings, observed.uplinks, kernel), verdicts=verdicts)
+    found = host_state_of(settings, observed.uplinks, kernel)
+    found = replace(found, verdicts=verdicts, histories=load_histories(store))
+    found = replace(found, map_bytes=map_bytes_of(kernel, kept, verdicts))
     inherited = frozenset(observed.maps[MapName.DROPLETS])
     return Restored(restored_state(found, observed, kept, known), found, inherited)
 

@@ -1,4 +1,4 @@
-"""Records shortfalls of the host's interfaces for documents in force: a missing address, or too small an MTU."""
+"""Records shortfalls of the host for documents in force: a missing address, too small an MTU, an older program."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from agent.core.kinds.endpoints import ENDPOINTS
 from agent.core.model.resolved_state import HostState
 from agent.core.uplinks.lost_addresses import lost
 from agent.core.uplinks.narrow_uplinks import endpoints_short_of_mtu, is_narrow
+from agent.reconcile.function_versions import rolled_back_failures
 from protocol.acknowledgements import KernelFailure
 
 log = structlog.get_logger()
@@ -24,9 +25,9 @@ def note_shortfalls(desired: Desired, found: HostState, names: Iterable[str]) ->
     for droplet, failure in lost(found, resolved).items():
         owner = documents.owner(DROPLETS, droplet)
         lost_by[owner] = (*lost_by.get(owner, ()), failure)
-    narrow = is_narrow(resolved)
+    narrow, back = is_narrow(resolved), rolled_back_failures(desired)
     for name in documents.entries.keys() & set(names):
-        entry, lacking = documents.entries[name], lost_by.get(name, ())
+        entry, lacking = documents.entries[name], lost_by.get(name, ()) + back.get(name, ())
         if narrow and entry.in_force is not None and entry.in_force.lists(ENDPOINTS.name):
             lacking += endpoints_short_of_mtu(entry.in_force.document(), resolved)
         if lacking != entry.lacking:

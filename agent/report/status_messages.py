@@ -44,6 +44,7 @@ from protocol.subjects import config_of
 NO_HOOKS: Mapping[str, int] = MappingProxyType({})
 NO_FUNCTIONS: Mapping[tuple[str, int], FunctionCounters] = MappingProxyType({})
 NOT_SERVED: Mapping[tuple[str, int], ServedFunction] = MappingProxyType({})
+NONE_ROLLED_BACK: Mapping[tuple[str, int], int] = MappingProxyType({})
 AT_TC = frozenset(UPLINK_HOOKS) - {Hook.XDP, "none"}
 """The ways in which programs are attached at tc."""
 MOST_ADDRESSES = 100
@@ -214,8 +215,12 @@ def counters(
     lost_at_tc: str = "",
     functions: Mapping[tuple[str, int], FunctionCounters] = NO_FUNCTIONS,
     served: Mapping[tuple[str, int], ServedFunction] = NOT_SERVED,
+    rolled_back: Mapping[tuple[str, int], int] = NONE_ROLLED_BACK,
 ) -> Counters:
-    """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint, the rest by id and point."""
+    """Return telemetry of kind `counters`; `endpoints` by slot, `slots` by endpoint, the rest by id and point.
+
+    `rolled_back` are the revisions whose version of a function failed.
+    """
     return Counters(
         host=host,
         at=now,
@@ -229,14 +234,19 @@ def counters(
         lost=lost,
         lost_unknown=lost_unknown,
         lost_at_tc=lost_at_tc,
-        functions=tuple(_function_traffic(*place, one, served.get(place)) for place, one in sorted(functions.items())),
+        functions=tuple(
+            _function_traffic(place, one, served.get(place), rolled_back.get(place, 0))
+            for place, one in sorted(functions.items())
+        ),
     )
 
 
-def _function_traffic(id_: str, point: int, found: FunctionCounters, served: ServedFunction | None) -> FunctionTraffic:
+def _function_traffic(
+    place: tuple[str, int], found: FunctionCounters, served: ServedFunction | None, rolled_back: int
+) -> FunctionTraffic:
     return FunctionTraffic(
-        id_,
-        Point(point).label,
+        place[0],
+        Point(place[1]).label,
         status.Traffic(*found.received),
         found.went_on,
         found.dropped,
@@ -248,6 +258,7 @@ def _function_traffic(id_: str, point: int, found: FunctionCounters, served: Ser
         mean_ns=round(found.sampled_ns / found.samples, 1) if found.samples else 0.0,
         queues=served.queues if served is not None else 0,
         mode=served.mode if served is not None else "",
+        rolled_back=rolled_back,
     )
 
 

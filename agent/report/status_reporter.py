@@ -18,6 +18,7 @@ from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.datapath.bpf.map_queries import FunctionCounters
 from agent.datapath.kernel import Kernel
 from agent.probe.prober import Prober
+from agent.reconcile.function_versions import rolled_back
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.resync import Resync
 from agent.report.outlet import Outlet
@@ -95,8 +96,9 @@ class StatusReporter:
         host, now = self._settings.host, time.time()
         at_tc = losses_at_tc(kernel.transit_hooks(), self._endpoint_hooks())
         counts, functions = self._prober.counts, self._function_counters()
-        served = kernel.served_functions()
-        return counters(host, now, outcomes, endpoints, places, counts, lost, unknown, at_tc, functions, served)
+        desired, served = self._reconciler.desired, kernel.served_functions()
+        back = {one.place: one.revision for one in rolled_back(desired, desired.resolved.host_state.histories)}
+        return counters(host, now, outcomes, endpoints, places, counts, lost, unknown, at_tc, functions, served, back)
 
     async def send_status(self) -> None:
         """Publish the status."""

@@ -98,6 +98,10 @@ class Store:
             "CREATE TABLE IF NOT EXISTS version_contents "
             "(name TEXT PRIMARY KEY, version INTEGER NOT NULL, content BLOB NOT NULL) WITHOUT ROWID"
         )
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS function_histories "
+            "(function TEXT, point INTEGER, history BLOB NOT NULL, PRIMARY KEY (function, point)) WITHOUT ROWID"
+        )
         self._connection.execute("CREATE TABLE IF NOT EXISTS owner (host TEXT PRIMARY KEY) WITHOUT ROWID")
         owner = self._connection.execute("SELECT host FROM owner").fetchone()
         if owner is not None and owner[0] != host:
@@ -141,6 +145,23 @@ class Store:
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO bindings VALUES (?, ?, ?, ?, ?, ?)", bound)
             connection.executemany("DELETE FROM bindings WHERE endpoint = ?", ((one,) for one in gone))
+
+    def load_histories(self) -> dict[tuple[str, int], bytes]:
+        """Return the encoded history of each function, by its id and the number of its stage point."""
+        rows = self._connection.execute("SELECT function, point, history FROM function_histories")
+        return {(function, point): history for function, point, history in rows}
+
+    def save_histories(self, histories: Mapping[tuple[str, int], bytes | None]) -> None:
+        """Write histories and drop those that are None, in one transaction as `save` does."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO function_histories VALUES (?, ?, ?)",
+                ((*place, one) for place, one in histories.items() if one is not None),
+            )
+            connection.executemany(
+                "DELETE FROM function_histories WHERE function = ? AND point = ?",
+                (place for place, one in histories.items() if one is None),
+            )
 
     def load_versions(self) -> dict[str, SignedVersion]:
         """Return the version of each accepted signed document, including those removed that are kept."""

@@ -71,7 +71,8 @@ static __always_inline int drop_at(context *ctx, struct frame_state *state, enum
 {
 	if (point == STAGE_DROPPED)
 		return leave_dropped(ctx, state, outcome);
-	outcome = observe_end(ctx, state, outcome);
+	if (outcome >= FIRST_DROPPED) /* not what goes on behind an empty slot */
+		outcome = observe_end(ctx, state, outcome);
 	return leave_function(ctx, state, outcome, source_ifindex(ctx, state));
 }
 

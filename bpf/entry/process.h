@@ -38,8 +38,15 @@ static __always_inline enum outcome call_any(context *ctx, struct frame_state *s
 /* To the next function of the chain, or on behind the point. */
 static __always_inline int continue_chain(context *ctx, struct frame_state *state, __u32 point)
 {
-	if (!state->sends && state->chain)
-		return drop_at(ctx, state, point, call_any(ctx, state, point));
+	__u32 slot, i;
+
+#pragma clang loop unroll(disable)
+	for (i = 0; i < STAGE_SLOTS && !state->sends && state->chain; i++) {
+		slot = (state->chain & CHAIN_MASK) - 1;
+		call_any(ctx, state, point);
+		if (!passes_over(point, slot))
+			return drop_at(ctx, state, point, NO_PROGRAM);
+	}
 	return resume(ctx, state, point);
 }
 

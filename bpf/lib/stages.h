@@ -28,9 +28,59 @@ static __always_inline void call_slot(context *ctx, __u32 slot)
 		KEEP_CALL(((point) - 1) * STAGE_SLOTS + number);                                                       \
 		break
 
+static __always_inline struct host_stages *stages_of_host(void)
+{
+	__u32 only = 0;
+
+	return host_stages.lookup(&only);
+}
+
+/* Whether a packet goes on at an empty slot, whose function cannot be called: if that is open, or only observes. */
+static __always_inline bool passes_over(enum stage_point point, __u32 slot)
+{
+	struct host_stages *host = stages_of_host();
+	__u32 index = (point - 1) * STAGE_SLOTS + slot;
+
+	return point == STAGE_DROPPED || (host && host->open >> (index & 63) & 1);
+}
+
+/* Behind the last slot of a chain, which is empty. */
+static __always_inline enum outcome continue_behind(context *ctx, struct frame_state *state, enum stage_point point)
+{
+	if (point == STAGE_PASSED || point == STAGE_DROPPED)
+		return state->outcome;
+	return point == STAGE_FROM_ENDPOINT ? call_agent_resume(ctx, state) : call_transit_resume(ctx, state);
+}
+
 /*
- * Calls the next function of state->chain, which is not empty. Returns only if its slot is: NO_PROGRAM, and closed.
- * `point` is a constant, and so are the slots, as for the other tail calls.
+ * At the empty slot `next` - 1: calls the next function behind it, if the packet may pass over it. Returns as
+ * call_next(). The slots are no constants here: a slower call, which does not matter, and far less for the verifier to
+ * follow.
+ */
+static __always_inline enum outcome pass_over(context *ctx, struct frame_state *state, const enum stage_point point,
+					      __u32 next)
+{
+	__u32 i;
+
+#pragma clang loop unroll(disable)
+	for (i = 0; i < STAGE_SLOTS; i++) {
+		if (!passes_over(point, next - 1))
+			return NO_PROGRAM;
+		next = state->chain & CHAIN_MASK;
+		if (!next)
+			return continue_behind(ctx, state, point);
+		state->chain >>= CHAIN_BITS;
+		state->called = CALLED_AT(point) + 1;
+		stage_programs.call(ctx, (point - 1) * STAGE_SLOTS + next - 1);
+		state->called = 0;
+	}
+	return NO_PROGRAM;
+}
+
+/*
+ * Calls the next function of state->chain, which is not empty. Returns only if its slot is empty, and all behind it
+ * are: NO_PROGRAM if one of them is closed, else what the packet ends as. `point` is a constant, and so are the slots,
+ * as for the other tail calls.
  */
 static __always_inline enum outcome call_next(context *ctx, struct frame_state *state, const enum stage_point point)
 {
@@ -49,7 +99,7 @@ static __always_inline enum outcome call_next(context *ctx, struct frame_state *
 		CALL_FUNCTION(7);
 	}
 	state->called = 0;
-	return NO_PROGRAM;
+	return pass_over(ctx, state, point, next);
 }
 
 /*
@@ -178,13 +228,6 @@ static __always_inline enum outcome call_to_endpoint(context *ctx, struct frame_
 	if (is_function_endpoint(receiver) && (void *)(ethernet + 1) <= inner_end(ctx))
 		rewrite_ethernet(ethernet, receiver);
 	return call_chain(ctx, state, STAGE_TO_ENDPOINT, chain, outcome);
-}
-
-static __always_inline struct host_stages *stages_of_host(void)
-{
-	__u32 only = 0;
-
-	return host_stages.lookup(&only);
 }
 
 /* The chains of a VPC's packets, NULL if it has none. */

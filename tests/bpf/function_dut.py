@@ -218,11 +218,19 @@ class FunctionDut(Dut):
         words[at] = word
         bpf.update(stages, key, map_layout.ENDPOINT_STAGES.pack(*words))
 
-    def _host(self, vnis: int = 0, passed: int | None = None, dropped: int | None = None) -> None:
-        host = self.fds[MapName.HOST_STAGES]
-        old = map_layout.HOST_STAGES.unpack(bpf.lookup(host, U32.pack(0), map_layout.HOST_STAGES.size) or bytes(16))
-        new = (old[0] | vnis, old[1] if passed is None else passed, old[2] if dropped is None else dropped)
-        bpf.update(host, U32.pack(0), map_layout.HOST_STAGES.pack(*new))
+    def open_slots(self, point: str, *slots: int) -> None:
+        """Let packets pass over these slots of a point where they are empty."""
+        self._host(opened=sum(1 << POINTS.index(point) * STAGE_SLOTS + slot for slot in slots))
+
+    def empty(self, point: str, slot: int) -> None:
+        """Take the program out of a slot, as another process may."""
+        bpf.delete(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(POINTS.index(point) * STAGE_SLOTS + slot))
+
+    def _host(self, vnis: int = 0, passed: int | None = None, dropped: int | None = None, opened: int = 0) -> None:
+        host, layout = self.fds[MapName.HOST_STAGES], map_layout.HOST_STAGES
+        old = layout.unpack(bpf.lookup(host, U32.pack(0), layout.size) or bytes(layout.size))
+        words = (old[1] if passed is None else passed, old[2] if dropped is None else dropped)
+        bpf.update(host, U32.pack(0), layout.pack(old[0] | vnis, *words, old[3] | opened))
 
     def counted(self, point: str, slot: int) -> Counted:
         """Return what a function counted, summed over the CPUs."""

@@ -58,6 +58,22 @@ def test_without_a_process_on_fault_decides(functions: FunctionDut, point: str, 
     assert functions.counted(point, 3).faults == 1
 
 
+@pytest.mark.parametrize("closed", [False, True])
+@at_points
+def test_behind_a_process_that_is_not_there_empty_slots_decide_by_their_functions(
+    functions: FunctionDut, point: str, closed: bool
+) -> None:
+    plain = run_at(functions, point)
+    functions.install_process(point, 3, served=False)
+    functions.chains(point, 3, 5, 1)
+    functions.open_slots(point, 1, *(() if closed else (5,)))
+    found = run_at(functions, point)
+    if closed:
+        assert found.outcome is Outcome.NO_PROGRAM
+    else:
+        assert found == plain
+
+
 @at_points
 def test_a_process_gets_the_packet_behind_what_is_known_of_it(functions: FunctionDut, point: str) -> None:
     put(functions, point)

@@ -141,9 +141,47 @@ def test_functions_run_in_the_order_of_the_chain(functions: FunctionDut) -> None
     assert int.from_bytes(run.frame[50 + 42 : 50 + 44], "little") == 123
 
 
-def test_a_chain_that_names_an_empty_slot_drops(functions: FunctionDut) -> None:
+@pytest.mark.parametrize("point", POINTS)
+def test_an_empty_slot_of_a_closed_function_drops(functions: FunctionDut, point: str) -> None:
+    """At the point dropped a function observes, so that the packet keeps the reason for which it is dropped."""
+    functions.chains(point, 4)
+    assert run_at(functions, point).outcome is (USUAL[point] if point == "dropped" else Outcome.NO_PROGRAM)
+
+
+@pytest.mark.parametrize("slots", [(4,), (0,), (7, 3), (3, 0, 7, 1, 6, 2, 5, 4)])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_packet_passes_over_empty_slots_of_open_functions(
+    functions: FunctionDut, point: str, slots: tuple[int, ...]
+) -> None:
+    functions.chains(point, *slots)
+    functions.open_slots(point, *slots)
+    usual = run_at(functions, point)
+    assert usual.outcome is USUAL[point]
+    functions.chains(point)
+    assert usual.frame == run_at(functions, point).frame
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("point", POINTS)
+def test_the_functions_around_an_empty_slot_run_unless_it_is_closed(
+    functions: FunctionDut, point: str, closed: bool
+) -> None:
+    for slot in (1, 2, 5):
+        functions.install(point, slot, user_program(GO_ON))
+    functions.chains(point, 2, 5, 1)
+    functions.open_slots(point, *(() if closed else (5,)))
+    functions.empty(point, 5)
+    goes_on = not closed or point == "dropped"
+    assert run_at(functions, point).outcome is (USUAL[point] if goes_on else Outcome.NO_PROGRAM)
+    assert [functions.counted(point, slot).went_on for slot in (2, 5, 1)] == [1, 0, int(goes_on)]
+
+
+def test_a_drop_at_an_empty_slot_is_observed_with_its_reason(functions: FunctionDut) -> None:
     functions.chains("from_endpoint", 4)
+    functions.install("dropped", 0, user_program(GO_ON))
+    functions.chains("dropped", 0)
     assert run_at(functions, "from_endpoint").outcome is Outcome.NO_PROGRAM
+    assert functions.counted("dropped", 0).went_on == 1
 
 
 @pytest.mark.parametrize("point", ["from_endpoint", "to_endpoint"])

@@ -89,15 +89,15 @@ def installed(lab: SystemLab, host: str, document: str, *functions: Function) ->
 
 
 def records(lab: SystemLab, host: str) -> list[Record]:
-    """Return what the pins on a host say of functions."""
+    """Return what the pins on a host say of functions, for a while also of a version before the newest one."""
     found = [read_record(path) for path in sorted((lab.pins(host) / "functions").glob("**/record"))]
     return [one for one in found if one is not None]
 
 
 def counted(lab: SystemLab, host: str, id_: str) -> Counted:
     """Return what a function counted on a host since its slot was taken by the first one."""
-    (record,) = [one for one in records(lab, host) if one.id == id_]
-    index = (record.point - 1) * STAGE_SLOTS + record.slot
+    ((point, slot),) = {(one.point, one.slot) for one in records(lab, host) if one.id == id_}
+    index = (point - 1) * STAGE_SLOTS + slot
     with lab.map(host, MapName.FUNCTION_COUNTERS) as counters, lab.map(host, MapName.FUNCTION_REASONS) as reasons:
         values = bpf.lookup_percpu(counters, U32.pack(index), map_layout.FUNCTION_TRAFFIC.size)
         sums = [sum(numbers) for numbers in zip(*map(map_layout.FUNCTION_TRAFFIC.unpack, values), strict=True)]

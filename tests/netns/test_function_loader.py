@@ -6,6 +6,8 @@ A bpf file system of its own, the agent's compiled programs and maps; nothing is
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -83,6 +85,19 @@ def _loaded(tmp_path_factory: pytest.TempPathFactory, lab_cache: Path) -> Iterat
     run("umount", str(bpffs))
 
 
+def judged_first(functions: Functions) -> Functions:
+    """Have programs judged before they are installed, as documents have."""
+    ensure = functions.ensure
+
+    async def judged(function: Function) -> None:
+        if not functions.map_bytes([function.content]):
+            await functions.judge([unjudged(function.program, Point(function.point))])
+        await ensure(function)
+
+    functions.ensure = judged  # type: ignore[method-assign]
+    return functions
+
+
 @pytest.fixture
 def make(_loaded: tuple[Loaded, Pins], tmp_path: Path) -> Callable[..., Functions]:
     loaded, pins = _loaded
@@ -90,7 +105,7 @@ def make(_loaded: tuple[Loaded, Pins], tmp_path: Path) -> Callable[..., Function
     def again(folder: Path | None = None, most: int = 32768) -> Functions:
         made = functions_of(loaded, pins, "functions", tmp_path / "cache", FunctionConfig(folder, most))
         assert made is not None
-        return made
+        return judged_first(made)
 
     return again
 
@@ -140,6 +155,32 @@ async def test_a_function_is_put_into_its_slot_at_both_hooks_and_taken_out_again
     assert list(bench.pins.functions.rglob("*")) == [bench.pins.functions / str(int(POINT))]
 
 
+async def test_a_program_that_is_neither_loaded_nor_kept_is_not_compiled_while_it_is_installed(
+    tmp_path: Path, bench: Bench
+) -> None:
+    functions = functions_of(bench.loaded, bench.pins, "functions", tmp_path / "empty", FunctionConfig(None))
+    assert functions is not None
+    wanted = function(COUNT)
+    with pytest.raises(OSError, match="compiled and checked again") as raised:
+        await functions.ensure(wanted)
+    assert (raised.value.errno, bench.program_ids()) == (errno.EINPROGRESS, [0, 0])
+    await functions.judge([unjudged(wanted.program)])
+    await functions.ensure(wanted)
+    await assert_complete(bench, wanted)
+    broken = function(COUNT + "broken")
+    await functions.judge([unjudged(broken.program)])
+    with pytest.raises(OSError, match="line ") as raised:
+        await functions.ensure(broken)
+    assert raised.value.errno == errno.EINVAL
+
+
+async def test_the_verdict_of_a_program_says_what_its_maps_take_and_so_does_what_is_kept_of_it(bench: Bench) -> None:
+    one = unjudged(FunctionProgram(source=COUNT))
+    found = (await bench.functions.judge([one]))[one.key]
+    assert found.map_bytes == 100 * (8 + 64 + 8)
+    assert bench.functions.map_bytes([found.content, "unknown"]) == {found.content: found.map_bytes}
+
+
 async def test_an_id_with_dots_is_pinned_and_read_back(bench: Bench) -> None:
     await bench.functions.ensure(function(id_="a.b-c_d"))
     assert list(await bench.functions.observe()) == [("a.b-c_d", POINT)]
@@ -170,6 +211,27 @@ async def test_a_new_program_replaces_the_old_one_and_keeps_its_maps(bench: Benc
     kept = bench.pinned_map("seen")
     assert bpf.map_info(kept).id == bpf.map_info(descriptor).id
     assert bpf.lookup(kept, U32.pack(17), 8) == (41).to_bytes(8, "little")
+
+
+async def test_a_retained_version_stays_loaded_and_goes_back_into_its_slot_with_its_maps(bench: Bench) -> None:
+    before = function(COUNT, configuration=b"1")
+    await bench.functions.ensure(before)
+    first = bench.program_ids()
+    after = replace(function(COUNT + "// newer\n", configuration=b"2"), retained=before.build)
+    await bench.functions.ensure(after)
+    assert bench.program_ids() != first
+    await assert_complete(bench, after)
+    ((_, seen),) = (await bench.functions.observe()).items()
+    assert seen.older == {before.build}
+    maps = [bpf.open_pin(path) for path in folder_of(bench.pins.functions, "f", POINT).glob("*/maps/seen")]
+    assert len({bpf.map_info(one).id for one in maps}) == 1, "both count in one map"
+    for one in maps:
+        os.close(one)
+    await bench.functions.ensure(before)
+    assert bench.program_ids() == first
+    await assert_complete(bench, before)
+    ((_, seen),) = (await bench.functions.observe()).items()
+    assert seen.older == frozenset()
 
 
 async def test_maps_are_read_by_the_names_of_their_fields(bench: Bench) -> None:

@@ -54,7 +54,9 @@ async def test_a_function_may_use_224_bytes_of_stack_at_every_point(config: Kern
 async def test_uninstalling_removes_functions(config: KernelConfig) -> None:
     kernel = await Kernel.open(replace(config, features=Features(functions=True)))
     try:
-        assert await kernel.executor.run([EnsureFunction(function(PASS, Point.PASSED))]) == []
+        wanted = function(PASS, Point.PASSED)
+        await kernel.judge([UnjudgedProgram(verdict_key(wanted.program, "passed"), Point.PASSED, wanted.program, b"")])
+        assert await kernel.executor.run([EnsureFunction(wanted)]) == []
         assert list(config.pins.functions.iterdir())
     finally:
         await kernel.close()

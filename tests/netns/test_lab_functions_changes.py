@@ -19,22 +19,31 @@ from lab.functions import (
     at_port,
     body_of,
     counted,
+    datagrams,
     drops,
     function,
     function_pins,
     grows_to,
+    nothing_heard,
     port_bytes,
     put,
+    records,
     source,
 )
 from lab.stream import streaming
 from lab.traffic import unbroken_flow
 from lab.waiting import until
 
+from agent.core.functions.versions import MOST_FAULTS
+from agent.core.model.map_layout import STAGE_ARRAYS, STAGE_SLOTS, TRAFFIC, U32, MapName
+from agent.datapath.bpf import syscall as bpf
+from agent.datapath.bpf.outcomes import Outcome
 from controller_sim.lab.lab import agent_program
 from controller_sim.lab.namespaces import run_in
-from protocol.acknowledgements import State
+from protocol import codec
+from protocol.acknowledgements import Acknowledgement, State
 from protocol.documents import Function
+from protocol.status import Counters
 
 DOCUMENT = "tenant.changing"
 FULL_SPEED = "a stream at full speed may overrun a queue on the way"
@@ -89,9 +98,9 @@ def is_dropped(lab: SystemLab, host: str, port: int) -> bool:
 
 
 def is_clean(lab: SystemLab, host: str) -> bool:
-    """Say whether one build of each function is pinned, and the agent has nothing to do."""
+    """Say whether one build of each function is pinned, perhaps with the one before, and nothing is to be done."""
     builds = [list(folder.iterdir()) for folder in function_pins(lab, host)]
-    return all(len(found) == 1 for found in builds) and lab.plan(host) == ()
+    return all(1 <= len(found) <= 2 for found in builds) and lab.plan(host) == ()
 
 
 def test_replacing_configuring_and_removing_functions_under_traffic_loses_no_packet(lab):
@@ -152,6 +161,82 @@ def test_an_agent_killed_at_any_moment_of_a_change_ends_in_the_state_of_its_docu
             for host in HOSTS:
                 dropped = [is_dropped(lab, host, port) for port in PORTS]
                 assert dropped == [state is not None and number == state[1] for number in range(2)]
+
+
+def test_at_a_slot_that_is_empty_on_fault_decides_until_the_program_is_back(lab):
+    """The agent is dead meanwhile, as it would repair the slot."""
+    for on_fault, host in ((on_fault, host) for on_fault in ("open", "closed") for host in HOSTS):
+        one = function(
+            "filter", "from_endpoint", VERSIONS[0], vpc="red", configuration=port_bytes(1), on_fault=on_fault
+        )
+        put(lab, host, DOCUMENT, one)
+        (record,) = [one for one in records(lab, host) if one.id == "filter"]
+        lab.kill_agent(host)
+        index = U32.pack((record.point - 1) * STAGE_SLOTS + record.slot)
+        for name in STAGE_ARRAYS.values():
+            if (lab.pins(host) / "maps" / name).exists():
+                with lab.map(host, name) as slots:
+                    bpf.delete(slots, index)
+        ends = f"web-{host}", f"web-{OTHER[host]}"
+        if on_fault == "open":
+            assert not drops(lab, ends, 6, PORTS[0])
+        else:
+            assert is_dropped_as_no_program(lab, host, ends)
+        lab.lab.start_agent(host)
+        lab.wait_in_sync(host)
+        assert not drops(lab, ends, 6, PORTS[0])
+        put(lab, host, DOCUMENT)
+
+
+def no_program(lab: SystemLab, host: str) -> int:
+    """Return how many packets of a host ended as no_program, without its agent."""
+    with lab.map(host, MapName.OUTCOMES) as outcomes:
+        values = bpf.lookup_percpu(outcomes, U32.pack(Outcome.NO_PROGRAM), TRAFFIC.size)
+    return sum(TRAFFIC.unpack(value)[0] for value in values)
+
+
+def is_dropped_as_no_program(lab: SystemLab, host: str, ends: tuple[str, str]) -> bool:
+    """Say whether a datagram that an endpoint of a host sends is dropped at an empty slot."""
+    before = no_program(lab, host)
+    own, to = (lab.address(one, 6) for one in ends)
+    with datagrams() as sockets:
+        sender, receiver = (sockets.socket(lab.inside(end), ip, 7500) for end, ip in zip(ends, (own, to), strict=True))
+        sender.sendto(b"dropped?", (to, 7500))
+        until(lambda: no_program(lab, host) > before, "a packet that ended as no_program")
+        return nothing_heard(receiver)
+
+
+FAILS = source(at_port("return 0;"), "/* returns no verdict for what comes to its port */")
+
+
+def test_a_new_version_that_fails_is_rolled_back_and_told_also_after_a_restart(lab):
+    host, id_ = "x", "at-from_endpoint"
+    fails = function(id_, "from_endpoint", FAILS, vpc="red", configuration=port_bytes(PORTS[1]))
+    put(lab, host, DOCUMENT, changing(0, PORTS[0])[0])
+    put(lab, host, DOCUMENT, fails)
+    assert not is_dropped(lab, host, PORTS[0]), "the new version runs"
+    for _ in range(MOST_FAULTS + 1):
+        assert not is_dropped(lab, host, PORTS[1])
+    until(lambda: is_dropped(lab, host, PORTS[0]), "the version before again")
+    told = until(lambda: failed(lab, host), "the document told as failed")
+    assert "rolled back" in told.failures[0].message
+    counters = codec.decode(lab.ask(host, "counters"), Counters)
+    (shown,) = [one for one in counters.functions if one.function == id_]
+    assert shown.rolled_back == told.revision
+    assert any(one.kind == "function_rolled_back" for one in lab.status(host).faults)
+    lab.restart_agent(host)
+    lab.wait_in_sync(host)
+    assert is_dropped(lab, host, PORTS[0])
+    assert lab.plan(host) == ()
+    put(lab, host, DOCUMENT, fails)
+    assert not is_dropped(lab, host, PORTS[0]), "a newer revision is tried again"
+    put(lab, host, DOCUMENT)
+
+
+def failed(lab: SystemLab, host: str) -> Acknowledgement | None:
+    """Return the document's acknowledgement if it is failed."""
+    newest = lab.newest(host, DOCUMENT)
+    return newest if newest is not None and newest.state is State.FAILED else None
 
 
 def test_an_uninstall_removes_the_pins_of_functions(lab):

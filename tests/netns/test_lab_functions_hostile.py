@@ -205,11 +205,21 @@ def test_a_function_that_corrupts_lengths_types_and_checksums_concerns_its_own_t
 
 
 def test_eight_slow_functions_at_one_point_lose_nothing_and_a_ninth_is_rejected(lab):
-    """Nor does their own tenant, but time; the ninth is answered with the limit, and changes nothing."""
-    eight = [function(f"slow-{number}", "from_endpoint", SLOW, vpc="red") for number in range(8)]
+    """Nor does their own tenant, but time; what is too many is answered with the limit, and changes nothing.
+
+    Half of the slots are as many as a tenant may take; the operator has the other half.
+    """
+    eight = [function(f"slow-{number}", "from_endpoint", SLOW, vpc="red") for number in range(4)]
+    eight += [function(f"slow-{number}", "from_endpoint", SLOW, vpcs=("red",)) for number in range(4, 8)]
     ninth = function("ninth", "from_endpoint", GO_ON, vpc="red")
     with bystanders(lab), unbroken_flow(lab, "web-x", "web-t"):
-        with installed(lab, "x", "tenant.eight", *eight[:7]), installed(lab, "x", "tenant.last", eight[7]):
+        with ExitStack() as stack:
+            stack.enter_context(installed(lab, "x", "tenant.four", *eight[:4]))
+            ((path, code, message),) = rejected(lab, "x", "tenant.fifth", ninth)
+            assert (path, code) == ("functions[0].vpc", ErrorCode.OUT_OF_RANGE)
+            assert "4 slots at from_endpoint" in message
+            put(lab, "x", "tenant.fifth")
+            stack.enter_context(installed(lab, "x", "host.four", *eight[4:]))
             ((path, code, message),) = rejected(lab, "x", "tenant.ninth", ninth)
             assert (path, code) == ("functions[0].point", ErrorCode.OUT_OF_RANGE)
             assert "8 functions can be at from_endpoint" in message

@@ -18,6 +18,7 @@ from agent.core.config.registry import DocumentStatus
 from agent.core.plan.slot_guard import SlotGuard
 from agent.core.probe.paths import PathRecords
 from agent.reconcile.acknowledgements import Acknowledgements
+from agent.reconcile.function_versions import FunctionVersions
 from agent.reconcile.kernel_results import KernelResults
 from agent.reconcile.reconciler import Reconciler
 from agent.reconcile.restore import restore
@@ -36,7 +37,7 @@ SETTINGS = Settings(
     host="h1",
     interfaces=("eth0", "bond0"),
     instance="test",
-    functions=FunctionsSection(accept=("source", "file"), folder="/functions", host_wide=("f_host*",)),
+    functions=FunctionsSection(accept=("source", "file"), folder="/functions", host_wide=("f_host*",), vpc_slots=8),
 )
 FIRST_RETRY = 5.0
 
@@ -92,7 +93,9 @@ class Agent:
         self.retries = Retries(FIRST_RETRY, lambda: self.now)
         results = KernelResults(restored.desired, LastGood(self._store, processes, report))
         acknowledgements = Acknowledgements(self._on_acknowledgement, self.retries)
-        self.reconciler = Reconciler(restored.desired, kernel, underlay, results, acknowledgements)
+        histories = restored.found.histories
+        versions = FunctionVersions(kernel, self._store, report, histories, lambda: self.now)
+        self.reconciler = Reconciler(restored.desired, kernel, underlay, results, acknowledgements, versions)
         self.resync = Resync(self.reconciler, kernel, processes, self.repaired.extend, report)
         await self.reconciler.start()
         await self.reconciler.begin_snapshot()

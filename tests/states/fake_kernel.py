@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.core.functions.endpoint_slots import function_slots
 from agent.core.functions.programs import UnjudgedProgram, hash_of
-from agent.core.functions.stages import CHAIN_MAPS, Point, slots_of
+from agent.core.functions.stages import CHAIN_MAPS, Point, index_of, slots_of
 from agent.core.kinds import catalogue
 from agent.core.model.desired_entries import Function, Veth
 from agent.core.model.endpoint_slots import IFINDEX_BASE
@@ -77,6 +77,10 @@ class FakeKernel:
         self.files: dict[str, bytes] = {}
         """The operator's folder of programs."""
         self.guard = SlotGuard()
+        self.lacking: set[tuple[int, int]] = set()
+        """Points and slots of functions in force whose programs the kernel refused."""
+        self.sizes_of_maps: dict[str, int] = {}
+        """What the maps of a program take, by its content."""
         self.judged: list[str] = []
         """The keys of the programs that were judged."""
         self.features = Features(functions=True)
@@ -85,6 +89,8 @@ class FakeKernel:
         self.actions: list[Action] = []
         self.cleared: list[int] = []
         self.cleared_functions: list[int] = []
+        self.faults: dict[int, int] = {}
+        """How often the function at an index of the jump tables failed."""
         self.tended = 0
         self.followed: Sequence[Uplink] = ()
         """The uplinks whose mode the attached programs follow."""
@@ -123,17 +129,22 @@ class FakeKernel:
         if not refused:
             found = self._do(guard.allowed(action) if isinstance(action, PutEntries) else action)
         if isinstance(action, EnsureFunction):
-            filled = (action.function.point, action.function.slot) in self.functions
-            (guard.is_filled if filled else guard.is_empty)(action.function)
+            if (action.function.point, action.function.slot) in self.functions:
+                guard.is_filled(action.function)
+            else:
+                guard.is_empty(action.function, is_new=action.is_new)
+                self.lacking |= set() if action.is_new else {(action.function.point, action.function.slot)}
         return found
 
     def _check_chains(self) -> None:
-        """No packet may ever meet a chain that names a slot without a program."""
+        """No packet may ever meet a chain that names a slot without a program, unless it could not be loaded again."""
         for name in CHAIN_MAPS:
             for key, value in self.maps[name].items():
                 for point, slots in chains_in(name, value).items():
                     for slot in slots:
-                        assert (point, slot) in self.functions, f"{name} {key!r} names slot {slot} of {point.label}"
+                        assert (point, slot) in self.functions.keys() | self.lacking, (
+                            f"{name} {key!r} names slot {slot} of {point.label}"
+                        )
 
     async def observe(self, namespaces: Mapping[str, str]) -> Observed:
         del namespaces
@@ -160,8 +171,12 @@ class FakeKernel:
                 self.files.get(program.file, b"BAD") if program.file else program.source.encode() or program.object
             )
             refusal = "line 1: BAD" if b"BAD" in content else ""
-            found[one.key] = Verdict("" if refusal else hash_of(form, content), refusal)
+            known = hash_of(form, content)
+            found[one.key] = Verdict("" if refusal else known, refusal, self.sizes_of_maps.get(known, 0))
         return found
+
+    def map_bytes(self, contents: Iterable[str]) -> dict[str, int]:
+        return {content: self.sizes_of_maps.get(content, 0) for content in contents}
 
     def tend(self, observed: Observed) -> None:
         self.tended += 1
@@ -177,6 +192,9 @@ class FakeKernel:
 
     def clear_endpoint_counters(self, slot: int) -> None:
         self.cleared.append(slot)
+
+    def function_faults(self, indexes: Iterable[int]) -> dict[int, int]:
+        return {index: self.faults.get(index, 0) for index in indexes}
 
     def clear_function_counters(self, index: int) -> None:
         self.cleared_functions.append(index)
@@ -249,10 +267,8 @@ class FakeKernel:
 
     @staticmethod
     def _function_as_observed(one: Function) -> ObservedFunction:
-        return ObservedFunction(
-            *(one.id, one.point, one.slot, one.content, one.configuration, one.on_fault_closed),
-            one_vpc=one.one_vpc,
-        )
+        known = one.id, one.point, one.slot, one.content, one.configuration, one.on_fault_closed
+        return ObservedFunction(*known, one_vpc=one.one_vpc)
 
     # What tests read.
 
@@ -285,7 +301,7 @@ class FakeKernel:
                     slot = ids[IFINDEX_BASE + U32.unpack(packed)[0]] if name is MapName.ENDPOINT_STAGES else packed
                     flat[name, slot] = self._portrait_of_chains(name, value)
                 case ("function", _):
-                    flat["function", value.place] = replace(value, slot=0)
+                    flat["function", value.place] = replace(value, slot=0, retained=None)
                 case ("veth", _):
                     flat[key] = (value.ifname, value.namespace, value.peer_name, value.peer_mac, value.mtu)
                     flat[key] += (value.addresses, value.gateways)
@@ -298,7 +314,11 @@ class FakeKernel:
             point: tuple(self.functions[point, slot].id for slot in slots)
             for point, slots in chains_in(name, value).items()
         }
-        return chains, HOST_STAGES.unpack(value)[0] if name is MapName.HOST_STAGES else 0
+        if name is not MapName.HOST_STAGES:
+            return chains
+        vnis, _, _, are_open = HOST_STAGES.unpack(value)
+        found = {one.id for (point, slot), one in self.functions.items() if are_open >> index_of(point, slot) & 1}
+        return chains, vnis, frozenset(found)
 
     def begin_watch(self) -> None:
         """From here on, remember the contents after every action."""

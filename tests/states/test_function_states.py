@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+import agent_under_test
+import msgspec
 from agent_configurations import ONE_BOUNCER, RED, SENT, changed, endpoint, function, several
 from agent_under_test import Agent, Stream, publish
+from fake_kernel import chains_in
 from test_sequences import has_nothing_to_do, in_a_folder
 
 from agent.core.functions.programs import hash_of
@@ -153,7 +156,7 @@ def test_the_rest_of_a_document_is_applied_where_the_kernel_took_its_function_be
 
 
 def test_a_function_that_fails_closed_and_cannot_be_installed_again_fails_its_document() -> None:
-    """Its packets pass without it, so it must not look as if it were in force: not at the start, nor later."""
+    """Its packets are dropped at the slot that the chains name: at the start, and later."""
 
     async def scenario(agent: Agent) -> None:
         stream = Stream()
@@ -182,7 +185,9 @@ def test_a_function_that_fails_closed_and_cannot_be_installed_again_fails_its_do
         assert (answer.state, answer.in_force) == (State.FAILED, 5)
         assert [failure.name for failure in answer.failures] == ["ENOMEM"]
         assert answer.retry_at is not None
-        assert not any(any(value) for value in agent.kernel.maps[MapName.ENDPOINT_STAGES].values())
+        (chain,) = {value for value in agent.kernel.maps[MapName.ENDPOINT_STAGES].values() if any(value)}
+        assert chains_in(MapName.ENDPOINT_STAGES, chain)[Point.FROM_ENDPOINT] == (0,)
+        assert not any(agent.kernel.maps[MapName.HOST_STAGES].values()), "it is not open"
 
     in_a_folder(scenario)
 
@@ -246,5 +251,36 @@ def test_a_foreign_change_of_a_slot_is_repaired() -> None:
         await agent.resync.repair()
         assert agent.kernel.functions[PLACE] == wanted
         assert any("function sent" in line for line in agent.repaired)
+
+    in_a_folder(scenario)
+
+
+async def start_with(agent: Agent, *accept: str) -> None:
+    """Start the agent again with other settings of what it accepts."""
+    before = agent_under_test.SETTINGS
+    section = msgspec.structs.replace(before.functions, accept=accept)
+    agent_under_test.SETTINGS = msgspec.structs.replace(before, functions=section)
+    try:
+        await agent.start()
+    finally:
+        agent_under_test.SETTINGS = before
+
+
+def test_closed_functions_that_are_not_accepted_any_more_are_a_fault_of_the_host() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        closed = function("sent", "from_endpoint", vpc="red", on_fault="closed")
+        await publish(agent, stream, changed(ONE_BOUNCER, f=(closed,), g=(function("g", "to_endpoint", vpc="red"),)))
+        await start_with(agent, "file")
+        await agent.deliver(stream.replay())
+        await agent.complete()
+        assert {agent.last_acks[name].state for name in "fg"} == {State.REJECTED}
+        (fault,) = [one for one in agent.faults.standing() if one.kind == "functions_not_accepted"]
+        assert (fault.subject, "functions sent" in fault.detail) == ("document f", True)
+        await agent.start()
+        await agent.deliver(stream.replay())
+        await agent.complete()
+        assert agent.last_acks["f"].state is State.REALIZED
+        assert not any(one.kind == "functions_not_accepted" for one in agent.faults.standing())
 
     in_a_folder(scenario)

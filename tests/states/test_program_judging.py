@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,12 +13,15 @@ from agent_configurations import DROPLETS, ONE_BOUNCER, RED, SENT, changed, endp
 from agent_under_test import Agent, Stream, publish
 from test_sequences import has_nothing_to_do, in_a_folder
 
+from agent.core.functions.judgement_queue import JudgementQueue
 from agent.core.functions.programs import UnjudgedProgram, hash_of
 from agent.core.functions.stages import Point
 from agent.core.model.features import Verdict
+from agent.core.plan.actions import Action, EnsureFunction
 from agent.loops import Loops
 from agent.reconcile.program_verdicts import AT_ONCE
 from protocol.acknowledgements import Acknowledgement, State
+from protocol.documents import FunctionProgram
 from protocol.errors import ErrorCode
 
 SLOW = function("slow", "from_endpoint", "slow", vpc="red")
@@ -327,5 +331,101 @@ def test_a_document_says_first_what_it_refers_to_and_lacks() -> None:
             compiler.released.set()
             await settle()
             assert agent.last_acks["f"].state is State.REALIZED
+
+    in_a_folder(scenario)
+
+
+MOVED = function("sent", "from_endpoint", "newer", vpc="red")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_function_that_moves_to_a_document_with_a_new_program_stays_where_it_is_until_that_is_judged(
+    order: int,
+) -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        other = function("other", "to_endpoint", vpc="red")
+        await publish(agent, stream, changed(ONE_BOUNCER, f=(several(SENT, other),)))
+        await agent.complete()
+        before = agent.kernel.contents()
+        agent.kernel.begin_watch()
+        batch = stream.lead_to(changed(ONE_BOUNCER, f=(other,), g=(MOVED,)))
+        await agent.reconciler.deliver(batch[::order])
+        assert agent.kernel.contents() == before
+        for name in "fg":
+            answer = agent.last_acks[name]
+            assert (answer.state, [error.code for error in answer.errors]) == (State.PENDING, [ErrorCode.UNJUDGED])
+        await agent.deliver([])
+        assert agent.kernel.end_watch() == []
+        assert agent.kernel.functions[PLACE].program.source == "newer"
+        assert all(agent.last_acks[name].state is State.REALIZED for name in "fg")
+        await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def test_a_function_whose_new_program_is_refused_in_the_other_document_ends_with_the_first_one() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        other = function("other", "to_endpoint", vpc="red")
+        await publish(agent, stream, changed(ONE_BOUNCER, f=(several(SENT, other),)))
+        await agent.complete()
+        bad = function("sent", "from_endpoint", "BAD", vpc="red")
+        await agent.deliver(stream.lead_to(changed(ONE_BOUNCER, f=(other,), g=(bad,))))
+        assert (agent.last_acks["f"].state, agent.last_acks["g"].state) == (State.REALIZED, State.REJECTED)
+        assert PLACE not in agent.kernel.functions
+        await has_nothing_to_do(agent)
+
+    in_a_folder(scenario)
+
+
+def program(vpc: str, number: int) -> UnjudgedProgram:
+    return UnjudgedProgram(f"{vpc}{number}", Point.PASSED, FunctionProgram(source=f"{vpc}{number}"), b"", vpc)
+
+
+def test_vpcs_take_turns_also_if_one_has_many_documents_that_came_first() -> None:
+    queue = JudgementQueue()
+    for number in range(4):
+        queue.put(f"many{number}", 1 + number, [f"many{number}"], [program("many", number)])
+    first = [queue.begin_next(), queue.begin_next()]
+    assert [one.key for one in first if one is not None] == ["many0", "many1"]
+    for number, vpc in enumerate(("few", "few", "one")):
+        queue.put(f"{vpc}{number}", 9 + number, [f"{vpc}{number}"], [program(vpc, number)])
+    begun = []
+    running = [one.key for one in first if one is not None]
+    while running:
+        queue.end(running.pop(0))
+        if (found := queue.begin_next()) is not None:
+            running.append(found.key)
+            begun.append(found.key)
+    assert begun == ["few0", "one2", "many2", "few1", "many3"]
+
+
+def test_a_lost_program_of_a_document_in_force_is_judged_again_outside_of_the_step() -> None:
+    """As after a start of the host whose cache of programs is gone."""
+
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        await publish(agent, stream, changed(ONE_BOUNCER, f=(SENT,)))
+        kernel = agent.kernel
+        kernel.functions.clear()
+        for table in kernel.maps.values():
+            table.clear()
+        judged = len(kernel.judged)
+
+        def lost(action: Action) -> int:
+            return errno.EINPROGRESS if isinstance(action, EnsureFunction) and len(kernel.judged) == judged else 0
+
+        kernel.refuse = lost
+        await agent.start()
+        await agent.reconciler.deliver(stream.replay())
+        await agent.complete()
+        answer = agent.last_acks["f"]
+        assert (answer.state, answer.in_force, answer.is_preliminary) == (State.PENDING, 5, True)
+        assert all(state == "realized" for name, (state, _, _) in agent.statuses().items() if name != "f")
+        await agent.reconciler.judge_program()
+        assert (agent.last_acks["f"].state, len(kernel.judged)) == (State.REALIZED, judged + 1)
+        assert agent.reconciler.programs.are_known
+        await has_nothing_to_do(agent)
 
     in_a_folder(scenario)

@@ -97,8 +97,8 @@ async def deliver_whole(agent: Agent, batch: list[Delivery]) -> None:
 def function_owners(agent: Agent) -> dict[str, str | None]:
     """Return the document of each function in force.
 
-    One that moves to a document with a new program is missing until that is judged: the document that gave it up does
-    not wait.
+    One whose document is removed is missing until the program of another document that lists it is judged: a removal
+    does not wait.
     """
     desired = agent.reconciler.desired
     return {id_: desired.documents.owner(FUNCTIONS, id_) for id_ in desired.resolved.functions}

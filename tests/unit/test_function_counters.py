@@ -169,3 +169,12 @@ def test_the_functions_of_a_path_come_in_the_order_of_their_chains() -> None:
         ("slot 7", "to_endpoint"),
     ]
     assert path_functions(resolved, 0, 0) == ()
+
+
+def test_a_version_that_was_rolled_back_shows_beside_the_counters(capsys: pytest.CaptureFixture[str]) -> None:
+    back = traffic("web", rolled_back=17)
+    function_tables.traffic([("h1", back), ("h2", traffic("web"))], wide=True)
+    heading, _, first, second = capsys.readouterr().out.strip().splitlines()
+    assert "VERSION" in heading
+    assert first.rstrip().endswith("revision 17 rolled back")
+    assert second.rstrip().endswith("-")

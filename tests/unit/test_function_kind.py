@@ -10,7 +10,7 @@ from test_render import DOCUMENT, HERE, rendered
 
 from agent.core.config.desired_state import Desired
 from agent.core.functions.programs import content_of, hash_of, unjudged, verdict_key
-from agent.core.functions.stages import Point, chain_of
+from agent.core.functions.stages import Point, chain_of, index_of
 from agent.core.kinds.functions import FUNCTIONS
 from agent.core.model.features import Features, FunctionRules, Verdict
 from agent.core.model.map_layout import ENDPOINT_STAGES, HOST_STAGES, INTERFACE, U32, VPC_STAGES, MapName
@@ -81,7 +81,7 @@ def test_chains_of_vpcs_hold_those_of_the_whole_host_too() -> None:
     after = rendered(
         with_functions(
             function("all", "forwarded", order=1),
-            function("red", "forwarded", vpc="red"),
+            function("red", "forwarded", vpc="red", on_fault="closed"),
             function("drops", "dropped", scope=FunctionScope(vpcs=("blue",))),
             function("any", "dropped"),
             function("host", "passed"),
@@ -92,8 +92,9 @@ def test_chains_of_vpcs_hold_those_of_the_whole_host_too() -> None:
         U32.pack(7): VPC_STAGES.pack(chain_of((slot["all"], slot["red"])), 0, chain_of((slot["any"],))),
         U32.pack(71): VPC_STAGES.pack(chain_of((slot["all"],)), 0, chain_of((slot["any"], slot["drops"]))),
     }
+    are_open = sum(1 << index_of(one.point, one.slot) for one in after.functions.values() if one.id != "red")
     assert after.entries[MapName.HOST_STAGES] == {
-        U32.pack(0): HOST_STAGES.pack(1 << 7, chain_of((slot["host"],)), chain_of((slot["any"],)))
+        U32.pack(0): HOST_STAGES.pack(1 << 7, chain_of((slot["host"],)), chain_of((slot["any"],)), are_open)
     }
 
 

@@ -45,6 +45,7 @@ MAY_NAME = {
     "agent/core/probe/unanswered.py": ("droplets networks vpcs", "finds the probed droplets that serve tenants here"),
     "agent/core/uplinks/narrow_uplinks.py": ("droplets endpoints", "compares the MTU of an endpoint and its uplink"),
     "agent/probe/peer_states.py": ("droplets", "names the droplets of probed paths"),
+    "agent/reconcile/function_versions.py": ("functions", "versions of functions"),
     "agent/reconcile/shortfalls.py": (
         "droplets endpoints",
         "an uplink lacks the address of one or the MTU of the other",
@@ -53,6 +54,8 @@ MAY_NAME = {
         "droplets functions",
         "publishes the droplets in force for prober and next hops; a section of the settings",
     ),
+    "agent/core/config/registry.py": ("functions", "documents whose programs are compiled again"),
+    "agent/core/functions/quotas.py": ("functions", "limits of functions"),
     "agent/core/functions/chains.py": (
         "droplets endpoints functions networks vpcs",
         "chains of functions are those of endpoints, of VPCs and of the host",

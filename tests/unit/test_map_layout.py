@@ -64,7 +64,7 @@ FIELDS = {
     "endpoint_stages": (map_layout.ENDPOINT_STAGES, ["from_endpoint", "to_endpoint"]),
     "vpc_stages": (map_layout.VPC_STAGES, ["forwarded", "from_underlay", "dropped"]),
     "function_process": (map_layout.FUNCTION_PROCESS, ["ifindex", "lane", "longest", "flags", "queues", "reasons"]),
-    "host_stages": (map_layout.HOST_STAGES, ["vnis", "passed", "dropped"]),
+    "host_stages": (map_layout.HOST_STAGES, ["vnis", "passed", "dropped", "open"]),
     "function_traffic": (
         map_layout.FUNCTION_TRAFFIC,
         [

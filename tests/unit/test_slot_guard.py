@@ -78,7 +78,7 @@ def run(worker: Executor, *actions: Any) -> list[Any]:
 
 def test_a_chain_passes_over_a_slot_that_could_not_be_filled() -> None:
     chains, slots = Chains(), Slots(refuses=True)
-    (failure,) = run(executor(slots, chains), EnsureFunction(FUNCTION), CHAINS)
+    (failure,) = run(executor(slots, chains), EnsureFunction(FUNCTION, is_new=True), CHAINS)
     assert (failure.action, failure.errno) == (EnsureFunction(FUNCTION), errno.EACCES)
     assert failure.message.startswith("R1 invalid mem access (EACCES) while installing function f at from_endpoint: ")
     assert tuple(chains.entries.items()) == WITHOUT
@@ -86,16 +86,16 @@ def test_a_chain_passes_over_a_slot_that_could_not_be_filled() -> None:
 
 def test_a_chain_names_the_older_program_where_a_newer_one_is_refused() -> None:
     chains, slots = Chains(), Slots((Point.FROM_ENDPOINT, 2), refuses=True)
-    assert len(run(executor(slots, chains), EnsureFunction(FUNCTION), CHAINS)) == 1
+    assert len(run(executor(slots, chains), EnsureFunction(FUNCTION, is_new=True), CHAINS)) == 1
     assert tuple(chains.entries.items()) == CHAINS.entries
 
 
 def test_chains_name_a_slot_again_that_was_filled_at_last() -> None:
     chains, slots = Chains(), Slots(refuses=True)
     worker = executor(slots, chains)
-    run(worker, EnsureFunction(FUNCTION), CHAINS)
+    run(worker, EnsureFunction(FUNCTION, is_new=True), CHAINS)
     slots.refuses = False
-    assert run(worker, EnsureFunction(FUNCTION), CHAINS) == []
+    assert run(worker, EnsureFunction(FUNCTION, is_new=True), CHAINS) == []
     assert tuple(chains.entries.items()) == CHAINS.entries
 
 
@@ -126,9 +126,18 @@ def test_a_slot_is_emptied_if_the_chain_that_could_not_be_written_does_not_name_
 def test_chains_of_later_plans_pass_over_a_slot_that_is_still_empty() -> None:
     chains, slots = Chains(), Slots(refuses=True)
     worker = executor(slots, chains)
-    run(worker, EnsureFunction(FUNCTION))
+    run(worker, EnsureFunction(FUNCTION, is_new=True))
     assert run(worker, CHAINS) == []
     assert tuple(chains.entries.items()) == WITHOUT
+
+
+def test_chains_name_the_slot_of_a_function_in_force_that_cannot_be_loaded_again() -> None:
+    """It decides by `on_fault` what becomes of packets, also if the kernel refused it before it was in force."""
+    chains, slots = Chains(), Slots(refuses=True)
+    worker = executor(slots, chains)
+    run(worker, EnsureFunction(FUNCTION, is_new=True))
+    run(worker, EnsureFunction(FUNCTION), CHAINS)
+    assert tuple(chains.entries.items()) == CHAINS.entries
 
 
 def test_functions_are_refused_where_they_are_off() -> None:
@@ -139,6 +148,6 @@ def test_functions_are_refused_where_they_are_off() -> None:
 
 def test_entries_of_other_maps_are_left_alone() -> None:
     guard = SlotGuard()
-    guard.is_empty(FUNCTION)
+    guard.is_empty(FUNCTION, is_new=True)
     other = PutEntries(MapName.VPCS, ((KEY, b"x"),))
     assert guard.allowed(other) is other

@@ -76,8 +76,8 @@ def test_chains_pass_over_empty_slots_of_their_own_point() -> None:
     )
     vpc = ((key, VPC_STAGES.pack(1, 1, 1)),)
     assert without_slots(MapName.VPC_STAGES, vpc, {(Point.DROPPED, 0)}) == ((key, VPC_STAGES.pack(1, 1, 0)),)
-    host = ((key, HOST_STAGES.pack(5, 1, 1)),)
-    assert without_slots(MapName.HOST_STAGES, host, {(Point.PASSED, 0)}) == ((key, HOST_STAGES.pack(5, 0, 1)),)
+    host = ((key, HOST_STAGES.pack(5, 1, 1, 1)),)
+    assert without_slots(MapName.HOST_STAGES, host, {(Point.PASSED, 0)}) == ((key, HOST_STAGES.pack(5, 0, 1, 1)),)
 
 
 def test_all_maps_with_chains_are_known() -> None:

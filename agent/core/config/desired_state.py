@@ -17,7 +17,7 @@ from agent.core.functions.programs import verdict_key
 from agent.core.kinds import catalogue
 from agent.core.kinds.functions import FUNCTIONS
 from agent.core.kinds.kind import Kind
-from agent.core.model.desired_entries import DesiredEntries, Veth
+from agent.core.model.desired_entries import DesiredEntries, FunctionHistory, FunctionPlace, Veth
 from agent.core.model.features import Verdict
 from agent.core.model.resolved_state import NOTHING, HostState, Numbers, ResolvedState, initial_state
 from agent.core.plan.render import pieces, render
@@ -32,6 +32,8 @@ class Change:
     after: DesiredEntries = field(default_factory=DesiredEntries)
     withdrawn: dict[str, DesiredEntries] = field(default_factory=dict)
     """The former entries of each document whose revision changed: a failed removal is attributed to that document."""
+    new_functions: set[FunctionPlace] = field(default_factory=set)
+    """Those that were not in force before."""
     changed_documents: set[str] = field(default_factory=set)
     """Documents whose revision in force changed."""
     affected: set[str] = field(default_factory=set)
@@ -57,7 +59,8 @@ class Desired:
     def set_host_state(self, host_state: HostState) -> None:
         """Replace the host state. If it changed, every document is validated again."""
         now = self._host_state
-        host_state = replace(host_state, down=now.down, verdicts=now.verdicts, unjudged=now.unjudged)
+        known = {"verdicts": now.verdicts, "unjudged": now.unjudged, "map_bytes": now.map_bytes}
+        host_state = replace(host_state, down=now.down, histories=now.histories, **known)  # type: ignore[arg-type]
         if host_state != self._host_state:
             self._host_state = host_state
             self.documents.touch_all()
@@ -85,6 +88,15 @@ class Desired:
         """Replace the keys of the verdicts that will be known soon. The caller touches documents that waited."""
         if keys != self._host_state.unjudged:
             self._host_state = replace(self._host_state, unjudged=keys)
+
+    def set_histories(self, histories: Mapping[FunctionPlace, FunctionHistory]) -> set[str]:
+        """Replace the earlier versions of functions; return the documents concerned, which are examined."""
+        before, self._host_state = self._host_state.histories, replace(self._host_state, histories=histories)
+        changed = {place for place in before.keys() | histories.keys() if before.get(place) != histories.get(place)}
+        owners = {self.documents.owner(FUNCTIONS, id_) for id_, _ in changed}
+        found = {name for name in owners if name is not None}
+        self.documents.touch(found)
+        return found
 
     @property
     def verdicts(self) -> Mapping[str, Verdict]:
@@ -125,6 +137,7 @@ class Desired:
                 change.changed_documents.add(name)
         # Droplets of several documents may share an interface, so no single document owns its attachment.
         change.before.transit, change.after.transit = self.resolved.carriers(), resolver.resolved.carriers()
+        change.new_functions = change.after.functions.keys() - change.before.functions.keys()
         _write_again(change, unapplied)
         return change
 

@@ -112,7 +112,7 @@ class OwnershipIndex:
         """Return the documents that claim a key which any of `names` claims too."""
         found: set[str] = set()
         for space, key in self._contenders:
-            claimants = set(self._claimants(space, key))
+            claimants = set(self.claimants(space, key))
             if claimants & names:
                 found |= claimants
         return found - names
@@ -123,12 +123,12 @@ class OwnershipIndex:
             return []
         found = []
         for path, space, key in keys(listed):
-            claimants_before = tuple(takewhile(lambda claimant: claimant != name, self._claimants(space, key)))
+            claimants_before = tuple(takewhile(lambda claimant: claimant != name, self.claimants(space, key)))
             if claimants_before:
                 found.append(Conflict(path, space, key, claimants_before))
         return found
 
-    def _claimants(self, space: str, key: str) -> Iterator[str]:
+    def claimants(self, space: str, key: str) -> Iterator[str]:
         """Yield the documents that claim a key, the owner first."""
         owner = self.owner(space, key)
         if owner is not None:

@@ -19,7 +19,7 @@ from agent.core.kinds.kind import Kind
 from protocol.acknowledgements import KernelFailure, Reference, State
 from protocol.codec import decode_document, decode_known
 from protocol.documents import Document
-from protocol.errors import DocumentError, FieldError
+from protocol.errors import DocumentError, ErrorCode, FieldError
 
 MOST_BLOCKED = 32
 """At most so many documents that wait for an interface name are retried with every change. If there are more, all of
@@ -357,6 +357,8 @@ class Registry:
             state = State.PENDING if validation.is_waiting else State.REJECTED
         elif validation.missing:
             state = State.PENDING
+        elif waiting := _judged_again(entry):
+            return DocumentStatus(name, entry.newest or in_force, State.PENDING, in_force, errors=waiting)
         elif entry.failures or entry.lacking or entry.in_force is None or entry.in_force is not entry.latest:
             state = State.FAILED
         return DocumentStatus(
@@ -370,6 +372,13 @@ class Registry:
             lacking=entry.lacking if in_force else (),
             absent=name in self.absent,
         )
+
+
+def _judged_again(entry: Entry) -> tuple[FieldError, ...]:
+    """Return what a document waits for if nothing is wrong but that programs of it have to be compiled again."""
+    if not entry.failures or any(failure.errno != errno.EINPROGRESS for failure in entry.failures):
+        return ()
+    return tuple(FieldError("functions", ErrorCode.UNJUDGED, failure.message) for failure in entry.failures)
 
 
 def _lacks_name(failures: Iterable[KernelFailure]) -> bool:

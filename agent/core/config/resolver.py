@@ -180,7 +180,7 @@ class Resolver:
 
     def _validate(self, name: str, held: Held, resolved: ResolvedState) -> Validation:
         listed = self.listed(held)
-        errors = []
+        errors, later = [], True
         for conflict in self._registry.ownership.conflicts(name, listed):
             owner = next(
                 (claimant for claimant in conflict.claimants_before if not self._releases(claimant, conflict)), None
@@ -188,11 +188,15 @@ class Resolver:
             if owner is not None:
                 message = f"{_object(conflict.space, conflict.key)} belongs to document {owner!r}"
                 errors.append(FieldError(conflict.path, ErrorCode.CLAIMED, message))
-        if errors:
-            return Validation(errors=tuple(errors))
+                later &= self._will_release(owner, conflict)
         entry = self._registry.entries[name]
         was_in_force = held is entry.in_force or held is entry.good
-        return validate(listed, held.needs, resolved, name, was_in_force=was_in_force)
+        found = validate(listed, held.needs, resolved, name, was_in_force=was_in_force) if later else None
+        if errors:
+            return found if found is not None and found.is_waiting else Validation(errors=tuple(errors))
+        assert found is not None
+        waiting = tuple(self._not_taken_over(name, held)) if found.valid else ()
+        return Validation(errors=waiting) if waiting else found
 
     def _releases(self, claimant: str, conflict: Conflict) -> bool:
         """Return whether a claimant's chosen revision no longer lists what another document takes over."""
@@ -200,6 +204,25 @@ class Resolver:
         if chosen is None:
             return False
         return not self._registry.ownership.lists(self.listed(chosen), conflict.space, conflict.key)
+
+    def _will_release(self, claimant: str, conflict: Conflict) -> bool:
+        """Return whether a claimant releases a key as soon as what takes it over can run: see `_not_taken_over`."""
+        latest = self._registry.entries[claimant].latest
+        if latest is None or not self.resolved.host_state.unjudged:
+            return False
+        return not self._registry.ownership.lists(self.listed(latest), conflict.space, conflict.key)
+
+    def _not_taken_over(self, name: str, held: Held) -> Iterator[FieldError]:
+        """Yield why a document keeps what its revision no longer lists: another one cannot take it over yet."""
+        before = self._registry.entries[name].in_force
+        if before is None or before is held or not self.resolved.host_state.unjudged:
+            return
+        for kind, objects in self.listed(before):
+            kept = {one.id for one in objects_of(kind, self.listed(held))}
+            released = [one for one in objects if one.id not in kept]
+            owners = {owner for one in released for owner in self._registry.ownership.claimants(kind.singular, one.id)}
+            for latest in (self._registry.entries[owner].latest for owner in sorted(owners - {name})):
+                yield from kind.not_taken_over(released, objects_of(kind, self.listed(latest)), self.resolved)
 
     def _assign(self) -> bool:
         """Assign this host's numbers, such as slots; when none is free, the youngest document falls back.

@@ -44,7 +44,10 @@ class Chains:
             return None
         vnis = vnis_mask(vpc.vni for id_, vpc in self._resolved.vpcs.items() if self.vpc_entry(id_) is not None)
         passed, dropped = (self._chain(one for one in self._at[point] if not is_limited(one)) for point in _HOST)
-        return HOST_STAGES.pack(vnis, passed, dropped) if vnis or passed or dropped else None
+        indexes = self._resolved.stage_indexes
+        running = (one for functions in self._at.values() for one in functions if one.on_fault == "open")
+        are_open = sum(1 << indexes[one.id, POINTS[one.point]] for one in running)
+        return HOST_STAGES.pack(vnis, passed, dropped, are_open) if vnis or passed or dropped or are_open else None
 
     def _chain(self, functions: Iterable[Function]) -> int:
         indexes = self._resolved.stage_indexes

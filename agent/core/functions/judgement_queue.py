@@ -1,7 +1,8 @@
 """Which programs of functions wait for a verdict, and for which documents. Pure.
 
 A document's newest revision decides: programs that only older ones list are not judged any more. No document has more
-than one program judged at a time, so that one with many or slow programs does not hold up those of others.
+than one program judged at a time, so that one with many or slow programs does not hold up those of others. VPCs take
+turns, so that neither does a VPC with many documents.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ class JudgementQueue:
         """The newest revision of each of these documents, which a recreated stream counts from 1."""
         self._waiting: dict[str, _Waiting] = {}
         self._running: dict[str, _Waiting] = {}
+        self._again: dict[str, set[str]] = {}
+        """The documents in force that lack a program which was judged before, by the key of its verdict."""
+        self._turns: dict[str, int] = {}
+        """When a program of a VPC was last begun, counted over all programs."""
 
     @property
     def keys(self) -> frozenset[str]:
@@ -52,6 +57,12 @@ class JudgementQueue:
                 self._waiting[one.key] = _Waiting(document, one)
         self._drop_unneeded(before - listed)
 
+    def put_again(self, document: str, one: UnjudgedProgram) -> None:
+        """Take a program of a document in force that was judged before, and is lost."""
+        self._again.setdefault(one.key, set()).add(document)
+        if one.key not in self._running:
+            self._waiting.setdefault(one.key, _Waiting(document, one))
+
     def remove(self, document: str) -> None:
         """Forget a document, and what was to be judged for it alone."""
         before = self._now(document)
@@ -60,19 +71,33 @@ class JudgementQueue:
         self._drop_unneeded(before)
 
     def begin_next(self) -> UnjudgedProgram | None:
-        """Return the program to judge next, None if there is none that may be judged now."""
+        """Return the program to judge next, None if there is none that may be judged now.
+
+        It is of a VPC of which none is being judged, if there is one, and of that which has waited for longest.
+        """
         documents = {running.document for running in self._running.values()}
         programs = [running.one.program for running in self._running.values()]
-        for key, waiting in self._waiting.items():
-            if waiting.document not in documents and waiting.one.program not in programs:
-                self._running[key] = self._waiting.pop(key)
-                return waiting.one
-        return None
+        vpcs = [running.one.vpc for running in self._running.values()]
+        free = [
+            waiting
+            for waiting in self._waiting.values()
+            if waiting.document not in documents and waiting.one.program not in programs
+        ]
+        if not free:
+            return None
+        chosen = min(free, key=lambda waiting: (vpcs.count(waiting.one.vpc), self._turns.get(waiting.one.vpc, 0)))
+        self._running[chosen.one.key] = self._waiting.pop(chosen.one.key)
+        self._turns = {vpc: turn for vpc, turn in self._turns.items() if any(one.one.vpc == vpc for one in free)}
+        self._turns[chosen.one.vpc] = 1 + max(self._turns.values(), default=0)
+        return chosen.one
 
     def end(self, key: str) -> set[str]:
-        """Record that a program was judged, or could not be; return the documents whose newest revision lists it."""
+        """Record that a program was judged, or could not be; return the documents that waited for it.
+
+        Those are the documents whose newest revision lists it, and those in force that lack it.
+        """
         self._running.pop(key, None)
-        return {name for name in self._newest if key in self._now(name)}
+        return self._again.pop(key, set()) | {name for name in self._newest if key in self._now(name)}
 
     def forget(self, document: str, kept: Iterable[int]) -> frozenset[str]:
         """Forget a document's revisions but the newest and the kept ones; return the keys that none needs any more."""
@@ -93,7 +118,7 @@ class JudgementQueue:
     def _drop_unneeded(self, keys: frozenset[str]) -> None:
         """Do not judge those programs of `keys` that no newest revision lists any more."""
         if not self._waiting.keys().isdisjoint(keys):
-            needed = frozenset[str]().union(*map(self._now, self._newest))
+            needed = frozenset(self._again).union(*map(self._now, self._newest))
             self._waiting = {key: one for key, one in self._waiting.items() if key in needed}
 
     def _listed(self) -> frozenset[str]:

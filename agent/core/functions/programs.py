@@ -19,12 +19,13 @@ _UNKNOWN: Mapping[str, Verdict] = {}
 
 @dataclass(frozen=True, slots=True)
 class UnjudgedProgram:
-    """A program that the kernel has to judge for one stage point, by the key of its verdict."""
+    """A program that the kernel has to judge for one stage point, by the key of its verdict; `vpc`: whose it is."""
 
     key: str
     point: Point
     program: FunctionProgram
     configuration: bytes
+    vpc: str = ""
 
 
 def form_of(program: FunctionProgram) -> str:
@@ -65,5 +66,6 @@ def unjudged(functions: Iterable[Function], verdicts: Mapping[str, Verdict]) -> 
     for function in functions:
         key = verdict_key(function.program, function.point)
         if function.program.file or key not in verdicts:
-            found[key] = UnjudgedProgram(key, POINTS[function.point], function.program, function.configuration)
+            point, given = POINTS[function.point], function.configuration
+            found[key] = UnjudgedProgram(key, point, function.program, given, function.vpc)
     return list(found.values())

@@ -8,7 +8,9 @@ from typing import TypeAlias
 
 from agent.core.functions.chains import with_endpoint_chains, with_host_chains, with_vpc_chains
 from agent.core.functions.programs import content_of, form_of, verdict_key
-from agent.core.functions.stages import POINTS, Point, index_of, place_of
+from agent.core.functions.quotas import SlotQuota, map_errors, slot_error
+from agent.core.functions.stages import POINTS, index_of, place_of
+from agent.core.functions.versions import version_in_force
 from agent.core.kinds.kind import NO_ERRORS, Assignment, Choice, Column, KernelNumbers, Kind, key_of
 from agent.core.model import desired_entries
 from agent.core.model.desired_entries import DesiredEntries
@@ -96,6 +98,16 @@ class Functions(Kind[Function]):
             elif verdict is not None and verdict.refusal:
                 yield FieldError(path, ErrorCode.INVALID, verdict.refusal)
 
+    def not_taken_over(
+        self, released: Sequence[Function], taken: Sequence[Function], resolved: ResolvedState
+    ) -> Iterator[FieldError]:
+        """Yield the functions that would be missing until the programs of the other document are judged."""
+        ids = {one.id for one in released}
+        for one in taken:
+            if one.id in ids and verdict_key(one.program, one.point) in resolved.host_state.unjudged:
+                message = f"function {one.id!r} moves to another document, whose program is being compiled and checked"
+                yield FieldError("functions", ErrorCode.UNJUDGED, f"{message}; this document waits until that is done")
+
     def numbers_in(self, kernel: KernelNumbers) -> StageIndexes:
         """Return the indexes of the programs that are in the jump tables."""
         return kernel.stage_indexes
@@ -103,28 +115,38 @@ class Functions(Kind[Function]):
     def assign(
         self, choices: Iterable[Choice[Function]], old: ResolvedState, resolved: ResolvedState, *, removing: bool
     ) -> Assignment:
-        """Assign a slot of its point to every function. One that becomes free is not assigned in the same step."""
+        """Assign a slot of its point to every function. One that becomes free is not assigned in the same step.
+
+        A VPC's functions get as many slots, and as much memory for their maps, as the settings allow.
+        """
+        if not (resolved.functions or old.stage_indexes):
+            return Assignment(resolved, NO_ERRORS)
+        choices = list(choices)
+        if too_large := map_errors({one.document: one.now for one in choices}, old, resolved):
+            return Assignment(resolved, too_large)
         wanted = {(one.id, int(POINTS[one.point])) for one in resolved.functions.values()}
         if wanted == old.stage_indexes.keys():
             return Assignment(resolved, NO_ERRORS)
         taken = set(old.stage_indexes.values())
         kept = {place: index for place, index in old.stage_indexes.items() if place in wanted or not removing}
-        without: dict[str, Point] = {}
+        most = resolved.host_state.functions.vpc_slots
+        having = (resolved.functions[id_] for id_, point in kept.keys() & wanted)
+        quota, without = SlotQuota(having, most), dict[str, bool]()
         for id_, point in sorted(wanted - kept.keys()):
             index = next((one for slot in range(STAGE_SLOTS) if (one := index_of(point, slot)) not in taken), None)
-            if index is None:
-                without[id_] = Point(point)
+            if index is None or not quota.take(resolved.functions[id_]):
+                without[id_] = index is None
             else:
                 taken.add(index)
                 kept[id_, point] = index
-        return Assignment(resolved.with_numbers(self.name, kept), _full(choices, without))
+        return Assignment(resolved.with_numbers(self.name, kept), _full(choices, without, most))
 
     def render(self, objects: Sequence[Function], resolved: ResolvedState, into: DesiredEntries, revision: int) -> None:
-        """Add the program of each function in its slot."""
-        del revision
+        """Add the program of each function in its slot: that of this revision, or of the version before it."""
+        histories = resolved.host_state.histories
         for function in objects:
             point, slot = place_of(resolved.stage_indexes[function.id, POINTS[function.point]])
-            into.functions[function.id, point] = desired_entries.Function(
+            listed = desired_entries.Function(
                 function.id,
                 point,
                 slot,
@@ -134,6 +156,7 @@ class Functions(Kind[Function]):
                 on_fault_closed=function.on_fault == "closed",
                 one_vpc=bool(function.vpc),
             )
+            into.functions[listed.place] = version_in_force(listed, revision, histories.get(listed.place))
 
 
 def _found(ids: Set[str], states: Sequence[ResolvedState]) -> list[Function]:
@@ -141,12 +164,17 @@ def _found(ids: Set[str], states: Sequence[ResolvedState]) -> list[Function]:
     return [one for state in states for id_ in ids if (one := state.functions.get(id_)) is not None]
 
 
-def _full(choices: Iterable[Choice[Function]], without: Mapping[str, Point]) -> dict[str, FieldError]:
-    """Return the error of each document with a function for which no slot was free."""
+def _full(choices: Iterable[Choice[Function]], without: Mapping[str, bool], most: int) -> dict[str, FieldError]:
+    """Return the error of each document with a function without a slot: `without` says whether all slots are taken.
+
+    `most` are the slots that the functions of one VPC may have at a point.
+    """
     errors: dict[str, FieldError] = {}
     for choice in choices if without else ():
         for index, function in enumerate(choice.now):
-            if function.id in without:
+            if function.id in without and not without[function.id]:
+                errors[choice.document] = slot_error(index, function, most)
+            elif function.id in without:
                 message = (
                     f"no free slot for function {function.id!r}: {STAGE_SLOTS} functions can be at {function.point} on "
                     "one host; remove another one first"

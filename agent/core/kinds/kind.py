@@ -160,6 +160,13 @@ class Kind(ABC, Generic[T]):
         del objects, resolved, was_in_force
         return ()
 
+    def not_taken_over(
+        self, released: Sequence[T], taken: Sequence[T], resolved: ResolvedState
+    ) -> Iterable[FieldError]:
+        """Return why a document may not release objects yet that another one lists now, in `taken`."""
+        del released, taken, resolved
+        return ()
+
     def numbers_in(self, kernel: KernelNumbers) -> Mapping[Any, int]:
         """Return the numbers of this host that an earlier agent assigned: see `assign`."""
         del kernel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from agent.core.model.map_layout import MapName
 from agent.core.model.offloads import NO_GSO, Sending
@@ -35,6 +35,14 @@ class Veth:
     sending: Sending = NO_GSO
 
 
+class FunctionBuild(NamedTuple):
+    """Programs of a function as they are loaded: see `Function` for the fields."""
+
+    content: str
+    closed: bool
+    one_vpc: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
     """One function's program in its slot of a stage point, with its configuration.
@@ -42,6 +50,7 @@ class Function:
     `point` is a number of `agent.core.functions.stages.Point`, `slot` is 0 to 7. `content` is the hash of the program:
     the same program has the same everywhere; empty if a file could not be read. With `on_fault_closed`, a packet with
     which the program fails is dropped. With `one_vpc`, it is limited to a VPC, and learns no underlay addresses.
+    `retained` is the build of the version before, which stays loaded beside it.
     """
 
     id: str
@@ -52,6 +61,16 @@ class Function:
     configuration: bytes = b""
     on_fault_closed: bool = False
     one_vpc: bool = False
+    retained: FunctionBuild | None = None
+
+    @property
+    def build(self) -> FunctionBuild:
+        """What tells its programs in the kernel from those of another version."""
+        return FunctionBuild(self.content, self.on_fault_closed, self.one_vpc)
+
+    def same_version(self, other: Function) -> bool:
+        """Return whether two functions do the same with packets."""
+        return (self.build, self.configuration) == (other.build, other.configuration)
 
     @property
     def place(self) -> FunctionPlace:
@@ -61,6 +80,31 @@ class Function:
 
 FunctionPlace: TypeAlias = tuple[str, int]
 """A function's id and the number of a stage point."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """A version of a function that failed soon after it had replaced another one, which runs in its place.
+
+    `revision` is that of its document, `digest` tells it from other versions; it failed for `faults` packets within
+    `seconds`.
+    """
+
+    revision: int
+    digest: str
+    content: str
+    faults: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionHistory:
+    """The last version of a function that did not fail soon, and the newer one in whose place it runs, if any."""
+
+    fallback: Function
+    rolled_back: RolledBack | None = None
+
+
 Entries = dict[MapName, dict[bytes, bytes]]
 
 

@@ -43,11 +43,16 @@ class Features:
 class FunctionRules:
     """Which functions this host accepts: forms of programs, and documents whose functions need not name a VPC.
 
-    `accept` holds some of `source`, `object`, `file`, `process`; `host_wide` patterns of documents' names (fnmatch).
+    `accept` holds some of `source`, `object`, `file`, `process`; `host_wide` patterns of documents' names (fnmatch). Of
+    each VPC, functions take at most `vpc_slots` slots of a point, and `vpc_map_bytes` for maps that are full; those of
+    all functions take at most `map_bytes`.
     """
 
     accept: frozenset[str] = frozenset()
     host_wide: tuple[str, ...] = ()
+    vpc_slots: int = 8
+    vpc_map_bytes: int = 1 << 40
+    map_bytes: int = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +60,13 @@ class Verdict:
     """What the compiler, the checks and the kernel's verifier said of a program for one stage point.
 
     `refusal` says why it cannot run, empty if it can. `content` is the hash of the program that can run: of a file that
-    was changed and is refused, that of the version before, empty if there is none.
+    was changed and is refused, that of the version before, empty if there is none. `map_bytes` is what the maps of the
+    program take when they are full.
     """
 
     content: str
     refusal: str = ""
+    map_bytes: int = 0
 
 
 def family_of(packed: bytes) -> Family:

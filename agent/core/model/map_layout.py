@@ -125,8 +125,8 @@ ENDPOINT_STAGES = struct.Struct("=II")
 """struct endpoint_stages { u32 from_endpoint, to_endpoint }."""
 VPC_STAGES = struct.Struct("=III4x")
 """struct vpc_stages { u32 forwarded, from_underlay, dropped; pad }."""
-HOST_STAGES = struct.Struct("=QII")
-"""struct host_stages { u64 vnis; u32 passed, dropped }."""
+HOST_STAGES = struct.Struct("=QIIQ")
+"""struct host_stages { u64 vnis; u32 passed, dropped; u64 open }."""
 FUNCTION_TRAFFIC = struct.Struct("=9Q")
 """struct function_traffic { traffic received; u64 went_on, dropped, sent_back, sent_to, faults, samples, sampled_ns
 }."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+from agent.core.model.desired_entries import FunctionHistory, FunctionPlace
 from agent.core.model.features import Features, FunctionRules, Verdict
 from agent.core.model.hooks import Hook
 from agent.core.model.local_droplets import IngressAddress, LocalIndexes, ingress_addresses
@@ -39,6 +40,10 @@ class HostState:
     """What is known of functions' programs: see `agent.core.functions.programs`."""
     unjudged: frozenset[str] = frozenset()
     """The keys of verdicts that will be known soon: documents that need them wait."""
+    map_bytes: Mapping[str, int] = field(default_factory=dict)
+    """What the maps of programs take that an earlier agent judged, by the hash of the program."""
+    histories: Mapping[FunctionPlace, FunctionHistory] = field(default_factory=dict)
+    """Earlier versions of functions: see `agent.core.functions.versions`."""
 
     def uplink(self, address: bytes) -> Uplink | None:
         """Return the interface that has a packed address of 4 or 16 bytes."""

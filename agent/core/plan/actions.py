@@ -66,11 +66,12 @@ class EnsureFunction:
     """Load a function's program and put it into its slot, or repair its differences.
 
     An older program stays in the slot until the new one replaces it; if that fails, it stays. `differs` is as in
-    `EnsureVeth`.
+    `EnsureVeth`. With `is_new`, the function was not in force before.
     """
 
     function: Function
     differs: tuple[str, ...] = field(default=(), compare=False)
+    is_new: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,8 @@ def function_differences(seen: ObservedFunction, wanted: Function) -> Iterator[s
         yield f"it is {'limited to a VPC' if seen.one_vpc else 'not limited to a VPC'}"
     if not seen.complete:
         yield "its slot lacks a program"
+    if seen.older - {wanted.retained}:
+        yield "an older program of it is still loaded"
 
 
 def is_right(seen: ObservedVeth, wanted: Veth) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agent.core.model.desired_entries import FunctionPlace
+from agent.core.model.desired_entries import FunctionBuild, FunctionPlace
 from agent.core.model.map_layout import MapName
 from agent.core.model.offloads import Offload
 from agent.core.model.uplinks import Uplink
@@ -73,6 +73,8 @@ class ObservedFunction:
     on_fault_closed: bool = False
     complete: bool = True
     one_vpc: bool = False
+    older: frozenset[FunctionBuild] = frozenset()
+    """Whole builds that are pinned beside it."""
 
     @property
     def place(self) -> FunctionPlace:

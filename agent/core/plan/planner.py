@@ -6,7 +6,7 @@ configuration allow always finds its entries.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -33,11 +33,15 @@ _EMPTY: Mapping[bytes, bytes] = {}
 
 
 def plan_change(
-    before: DesiredEntries, after: DesiredEntries, differs: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    before: DesiredEntries,
+    after: DesiredEntries,
+    differs: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    new_functions: Collection[FunctionPlace] = (),
 ) -> list[Action]:
     """Return the actions that turn `before` into `after`.
 
-    `differs`: see `EnsureVeth` and `EnsureFunction`, by endpoint, and by `function_name`.
+    `differs`: see `EnsureVeth` and `EnsureFunction`, by endpoint, and by `function_name`. `new_functions` were not in
+    force before; others may lack a part in `before` because it has to be written again.
     """
     kinds = catalogue.KINDS
     in_the_way = _in_the_way(before.veths, after.veths)
@@ -52,7 +56,7 @@ def plan_change(
     return [
         *renumbered,
         *(DeleteVeth(id_, before.veths[id_].ifindex) for id_ in sorted(in_the_way)),
-        *_ensure_functions(before.functions, after.functions, differs),
+        *_ensure_functions(before.functions, after.functions, differs, new_functions),
         *_puts(kinds.maps_before_veths, after.entries, before.entries),
         *_attach(before.transit, after.transit),
         *(EnsureVeth(one, differs.get(one.endpoint, ())) for one in sorted(changed, key=lambda veth: veth.endpoint)),
@@ -70,9 +74,10 @@ def _ensure_functions(
     before: Mapping[FunctionPlace, Function],
     after: Mapping[FunctionPlace, Function],
     differs: Mapping[str, tuple[str, ...]],
+    new: Collection[FunctionPlace],
 ) -> list[Action]:
     changed = sorted(place for place, function in after.items() if before.get(place) != function)
-    return [EnsureFunction(after[place], differs.get(function_name(place), ())) for place in changed]
+    return [EnsureFunction(after[place], differs.get(function_name(place), ()), place in new) for place in changed]
 
 
 def _delete_functions(

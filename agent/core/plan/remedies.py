@@ -258,6 +258,7 @@ SPECIFIC: dict[tuple[Step, int], str] = {
         "the jump table does not take the program: it is of another hook or another agent's; remove the pinned maps "
         "(droplet-agent --uninstall) and start the agent"
     ),
+    (Step.INSTALL_FUNCTION, errno.EINPROGRESS): "wait: the agent installs it as soon as that is done",
     (Step.INSTALL_FUNCTION, errno.EOPNOTSUPP): "functions are off on this host: see functions.accept in the settings",
     (Step.OPEN_PIN, errno.EACCES): f"{_PRIVILEGES}; the bpf file system may be another user's",
     (Step.PIN, errno.EPERM): "this is not a bpf file system: mount one there (mount -t bpf bpf ...)",

@@ -1,8 +1,10 @@
 """Keeps chains of functions and the programs in their slots together where the kernel refuses a part of a plan. Pure.
 
-A packet whose chain names a slot without a program is dropped. So a chain passes over a slot that could not be filled,
-and a slot stays filled while a chain that could not be changed names it. Both hold beyond the plan in which the kernel
-refused something: later plans do not repeat what they do not know to be missing.
+A packet whose chain names a slot without a program is dropped if the slot's function is closed. That is right for one
+that was in force and cannot be loaded any more. One that the kernel refuses at the first attempt does not come into
+force, so chains pass over its slot until that is undone. A slot stays filled while a chain that could not be changed
+names it. All this holds beyond the plan in which the kernel refused something: later plans do not repeat what they do
+not know to be missing.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ class SlotGuard:
 
     def __init__(self) -> None:
         self._empty: set[tuple[int, int]] = set()
-        """Stage points and slots that could not be filled."""
+        """Stage points and slots that could not be filled, of functions that were not in force before."""
         self._refused: dict[MapName, set[bytes]] = {}
         """The keys of chains whose last change was refused."""
 
-    def is_empty(self, function: Function) -> None:
-        """Record that a function's slot has no program, not even an older one."""
-        self._empty.add((function.point, function.slot))
+    def is_empty(self, function: Function, *, is_new: bool) -> None:
+        """Record that a function's slot has no program, not even an older one; `is_new`: see `EnsureFunction`."""
+        (self._empty.add if is_new else self._empty.discard)((function.point, function.slot))
 
     def is_filled(self, function: Function) -> None:
         """Record that a function's slot has a program."""

@@ -12,11 +12,12 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
-from agent.core.functions.programs import UnjudgedProgram
-from agent.core.functions.stages import index_of
+from agent.core.functions.programs import UnjudgedProgram, verdict_key
+from agent.core.functions.stages import Point, index_of
 from agent.core.model.desired_entries import Function, FunctionPlace
 from agent.core.model.features import Verdict
 from agent.core.model.hooks import Hook
@@ -28,6 +29,7 @@ from agent.datapath.bpf.syscall import ProgramType
 from agent.datapath.functions.install import Target, finished_build, install, remove
 from agent.datapath.functions.installed import Build, Slots, builds, current, folders, is_complete
 from agent.datapath.functions.load import Place, load, run_on_samples, temporary_maps
+from agent.datapath.functions.map_limits import bytes_of_all
 from agent.datapath.functions.program_store import ProgramStore
 from agent.datapath.functions.reader import FunctionReader
 from agent.datapath.functions.record import MAPS, Record, folder_of
@@ -38,6 +40,7 @@ from agent.errors import kernel_step
 
 MOST_LOGS = 64
 """Programs whose compiler's or verifier's output is kept: those refused last."""
+_T = TypeVar("_T")
 _TYPES = {Hook.XDP: ProgramType.XDP, Hook.TC: ProgramType.SCHED_CLS}
 
 log = structlog.get_logger()
@@ -66,6 +69,8 @@ class Functions:
         self._host = host
         self._store = store
         self._logs: OrderedDict[str, str] = OrderedDict()
+        self._not_judged: OrderedDict[str, Exception] = OrderedDict()
+        """What was last said of programs that are refused or could not be judged, by the key of the verdict."""
         self.reader = FunctionReader(host.root, host.slots, store, self.log_of)
 
     async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
@@ -75,19 +80,30 @@ class Functions:
         """
         found: dict[str, Verdict] = {}
         for one in programs:
-            content = ""
+            self._not_judged.pop(one.key, None)
             try:
                 content, program = await self._store.find(one.program)
                 await in_thread(self._try, program, one)
-                found[one.key] = Verdict(content)
+                found[one.key] = Verdict(content, map_bytes=bytes_of_all(program.maps, bpf.possible_cpus()))
             except FunctionError as error:
-                self._keep_log(one.key, error.log)
+                _keep(self._not_judged, one.key, error)
+                _keep(self._logs, one.key, error.log)
                 found[one.key] = Verdict("", str(error))
             except OSError as error:
+                _keep(self._not_judged, one.key, error)
                 if not one.program.file or error.errno not in (errno.ENOENT, errno.EPERM, errno.ELOOP):
                     log.warning("program_not_judged", program=one.key, reason=str(error))
                     continue
                 found[one.key] = Verdict("", f"{error.strerror}: {error.filename}")
+        return found
+
+    def map_bytes(self, contents: Iterable[str]) -> dict[str, int]:
+        """Return what the maps of programs take when they are full, by content, of those that are kept."""
+        found, cpus = {}, bpf.possible_cpus()
+        for content in contents:
+            with contextlib.suppress(FunctionError, OSError):  # by rules that are newer than what is kept
+                if (kept := self._store.kept(content)) is not None:
+                    found[content] = bytes_of_all(kept.maps, cpus)
         return found
 
     def log_of(self, key: str) -> str:
@@ -95,7 +111,10 @@ class Functions:
         return self._logs.get(key, "")
 
     async def ensure(self, function: Function) -> None:
-        """Put a function into its slot, or repair it; OSError if that fails, the slot then keeps what it had."""
+        """Put a function into its slot, or repair it; OSError if that fails, the slot then keeps what it had.
+
+        Compiles nothing: EINPROGRESS if the program has to be judged again first, as it is neither loaded nor kept.
+        """
         name = f"function {function.id}"
         with _as_kernel_error(name), kernel_step(Step.INSTALL_FUNCTION, name):
             wanted = _record_of(function, 0)
@@ -104,9 +123,12 @@ class Functions:
             )
             program = None
             if await in_thread(finished_build, target, wanted) is None:
-                program = await self._store.find_content(function.program, function.content)
+                key = verdict_key(function.program, Point(function.point).label)
+                if (error := self._not_judged.pop(key, None)) is not None:
+                    raise error
+                program = await self._store.find_kept(function.program, function.content)
                 wanted = _record_of(function, len(program.maps))
-            await in_thread(install, target, wanted, program, function.configuration)
+            await in_thread(install, target, wanted, program, function.configuration, function.retained)
 
     async def remove(self, id_: str, point: int, slot: int) -> None:
         """Empty a slot and remove the pins, but those of the function in another slot."""
@@ -124,17 +146,18 @@ class Functions:
     def _observe(self, only: Collection[FunctionPlace] | None) -> dict[FunctionPlace, ObservedFunction]:
         root, slots = self._host.root, self._host.slots
         places = folders(root) if only is None else [folder_of(root, id_, point) for id_, point in only]
-        seen = (_observed(folder, current(builds(folder, slots)), slots) for folder in places)
+        seen = (_observed(folder, builds(folder, slots), slots) for folder in places)
         return {(one.id, one.point): one for one in seen if one is not None}
 
     def is_process(self, id_: str, point: int) -> bool:
         """Return whether a function that is pinned is one in a process."""
-        found = current(builds(folder_of(self._host.root, id_, point), self._host.slots))
+        found = current(builds(folder_of(self._host.root, id_, point), self._host.slots), self._host.slots)
         return found is not None and (found.folder / MAPS / SOCKETS).exists()
 
     def open_maps(self, function: Function, names: Iterable[str]) -> dict[str, int]:
         """Open maps of a function that is in its slot; the caller closes the descriptors. OSError if they are gone."""
-        found = current(builds(folder_of(self._host.root, function.id, function.point), self._host.slots))
+        folder = folder_of(self._host.root, function.id, function.point)
+        found = current(builds(folder, self._host.slots), self._host.slots)
         if found is None:
             raise FileNotFoundError(f"the maps of function {function.id} are not pinned")
         return {name: bpf.open_pin(found.folder / MAPS / name) for name in names}
@@ -156,11 +179,12 @@ class Functions:
         }
         return Target(host.root, host.instance, host.slots, places, host.maps, host.max_instructions)
 
-    def _keep_log(self, key: str, text: str) -> None:
-        self._logs[key] = text
-        self._logs.move_to_end(key)
-        while len(self._logs) > MOST_LOGS:
-            self._logs.popitem(last=False)
+
+def _keep(known: OrderedDict[str, _T], key: str, value: _T) -> None:
+    known[key] = value
+    known.move_to_end(key)
+    while len(known) > MOST_LOGS:
+        known.popitem(last=False)
 
 
 def _record_of(function: Function, maps: int) -> Record:
@@ -168,17 +192,20 @@ def _record_of(function: Function, maps: int) -> Record:
     return Record(function.id, function.point, function.slot, function.content, closed, length, maps, function.one_vpc)
 
 
-def _observed(folder: Path, build: Build | None, slots: Slots) -> ObservedFunction | None:
+def _observed(folder: Path, found: list[Build], slots: Slots) -> ObservedFunction | None:
+    build = current(found, slots)
     if build is None:
         return None
     record = build.record
     configuration, complete = b"", False
     with contextlib.suppress(FileNotFoundError):
         configuration = build.configuration()
-        complete = is_complete(folder, build, slots)
+        complete = is_complete(folder, build, found, slots)
+    older = frozenset(one.version for one in found if one is not build)
     return ObservedFunction(
         *(record.id, record.point, record.slot, record.content, configuration, record.closed, complete),
         one_vpc=record.one_vpc,
+        older=older,
     )
 
 

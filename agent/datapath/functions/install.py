@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from agent.core.functions.stages import index_of
+from agent.core.model.desired_entries import FunctionBuild
 from agent.core.model.hooks import POINTS, Hook
 from agent.core.model.map_layout import STAGE_POINTS, STAGE_SLOTS, U32
 from agent.core.plan.remedies import Step
@@ -72,11 +73,17 @@ def _folder(target: Target, wanted: Record) -> Path:
     return folder_of(target.root, wanted.id, wanted.point)
 
 
-def install(target: Target, wanted: Record, program: UserProgram | None, configuration: bytes) -> None:
+def install(
+    target: Target,
+    wanted: Record,
+    program: UserProgram | None,
+    configuration: bytes,
+    retained: FunctionBuild | None = None,
+) -> None:
     """Put a function into its slot, with its configuration; `program` may be None if a finished build is pinned.
 
-    Raises FunctionError if the program is refused, OSError if the kernel refuses anything else: the slot then keeps
-    what it had.
+    Older builds are removed, but for the `retained` one if it is whole. Raises FunctionError if the program is refused,
+    OSError if the kernel refuses anything else: the slot then keeps what it had.
     """
     folder = _folder(target, wanted)
     found = finished_build(target, wanted)
@@ -87,8 +94,12 @@ def install(target: Target, wanted: Record, program: UserProgram | None, configu
     if found.record.length != len(configuration) or found.configuration() != configuration:
         _configure(found, configuration)
     _fill_slots(target, found)
+    kept = {
+        found.number,
+        *(one.number for one in builds(folder, target.slots) if one.whole and one.version == retained),
+    }
     for number in numbers_in(folder):
-        if number != found.number:
+        if number not in kept:
             _remove_tree(folder / str(number))
     place = POINTS_BY_NUMBER.get(wanted.point)
     log.info("function_installed", function=wanted.id, point=place, slot=wanted.slot, content=wanted.content)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core.functions.stages import index_of
+from agent.core.model.desired_entries import FunctionBuild
 from agent.core.model.hooks import Hook
 from agent.core.model.map_layout import U32
 from agent.datapath.bpf import syscall as bpf
@@ -62,6 +63,11 @@ class Build:
         """Its index in the jump tables."""
         return index_of(self.record.point, self.record.slot)
 
+    @property
+    def version(self) -> FunctionBuild:
+        """What tells its programs from those of other builds."""
+        return FunctionBuild(self.record.content, self.record.closed, self.record.one_vpc)
+
     def configuration(self) -> bytes:
         """Read its configuration; OSError if that is not possible."""
         descriptor = bpf.open_pin(self.folder / CONFIGURATION_PIN)
@@ -90,14 +96,17 @@ def folders(root: Path) -> list[Path]:
     return sorted(root.glob("*/*"))
 
 
-def current(found: list[Build]) -> Build | None:
-    """Return the newest whole build, else the newest; None if there is none."""
-    return next((one for one in found if one.whole), found[0] if found else None)
+def current(found: list[Build], slots: Slots) -> Build | None:
+    """Return the whole build that is in its slot, else the newest whole one, else the newest; None if there is none."""
+    whole = [one for one in found if one.whole]
+    in_slot = (one for one in whole if slots.programs_at(one.index) == one.programs)
+    return next(in_slot, next(iter(whole), found[0] if found else None))
 
 
-def is_complete(folder: Path, build: Build, slots: Slots) -> bool:
-    """Return whether a build is the only one, whole, and in its slot at every hook."""
-    return build.whole and len(numbers_in(folder)) == 1 and slots.programs_at(build.index) == build.programs
+def is_complete(folder: Path, build: Build, found: list[Build], slots: Slots) -> bool:
+    """Return whether a build is in its slot at every hook, and whole, as are all others that are pinned."""
+    whole = [one.number for one in found if one.whole]
+    return build.whole and whole == numbers_in(folder) and slots.programs_at(build.index) == build.programs
 
 
 def _build(folder: Path, slots: Slots) -> Build | None:

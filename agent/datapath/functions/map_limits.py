@@ -40,13 +40,18 @@ def check_maps(maps: Iterable[UserMap], cpus: int) -> None:
         if one.name in names:
             raise CheckError(f"two maps have the name {one.name}: rename one")
         names.add(one.name)
-    total = sum(bytes_of(one, cpus) for one in maps)
+    total = bytes_of_all(maps, cpus)
     if total > MOST_BYTES:
         largest = max(maps, key=lambda one: bytes_of(one, cpus))
         raise CheckError(
             f"the maps need {total >> 20} MiB when they are full, the limit is {MOST_BYTES >> 20} MiB: reduce the "
             f"entries of {largest.name} ({largest.max_entries})"
         )
+
+
+def bytes_of_all(maps: Iterable[UserMap], cpus: int) -> int:
+    """Return how many bytes the maps of a program use when they are full, about."""
+    return sum(bytes_of(one, cpus) for one in maps)
 
 
 def bytes_of(one: UserMap, cpus: int) -> int:

@@ -58,14 +58,20 @@ class ProgramStore:
         content = hash_of(form, given)
         return FoundProgram(content, await self._checked(form, given, content))
 
-    async def find_content(self, program: FunctionProgram, content: str) -> UserProgram:
-        """Return a function's program with this content, also if its file has another one now; otherwise as `find`."""
+    async def find_kept(self, program: FunctionProgram, content: str) -> UserProgram:
+        """Return a function's program with this content, also if its file has another one now. Compiles nothing.
+
+        Raises OSError: EINPROGRESS if it is not kept and has to be found first, ESTALE if that is not possible any more
+        as its file has changed, and what reading the file raises.
+        """
         if content and (kept := self._kept(content)):
             return kept
-        found = await self.find(program)
-        if found.content != content:
+        form = form_of(program)
+        if form == "process":
+            return PROCESS
+        if form == "file" and hash_of(*await asyncio.to_thread(self._read_file, program.file)) != content:
             raise OSError(errno.ESTALE, "the file has changed, and the program that it held is not kept", program.file)
-        return found.program
+        raise OSError(errno.EINPROGRESS, "the program is not kept, and is compiled and checked again")
 
     def kept(self, content: str) -> UserProgram | None:
         """Return the program with this content if it is kept. Compiles nothing; raises as `find`."""

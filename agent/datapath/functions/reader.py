@@ -47,7 +47,7 @@ class FunctionReader:
         return await in_thread(self._read_maps, id_, point, request)
 
     def _build(self, id_: str, point: int) -> Build | None:
-        return current(builds(folder_of(self._root, id_, point), self._slots))
+        return current(builds(folder_of(self._root, id_, point), self._slots), self._slots)
 
     def _describe(self, id_: str, point: int) -> str:
         build = self._build(id_, point)
