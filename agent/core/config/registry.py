@@ -378,7 +378,7 @@ def _judged_again(entry: Entry) -> tuple[FieldError, ...]:
     """Return what a document waits for if nothing is wrong but that programs of it have to be compiled again."""
     if not entry.failures or any(failure.errno != errno.EINPROGRESS for failure in entry.failures):
         return ()
-    return tuple(FieldError("functions", ErrorCode.UNJUDGED, failure.message) for failure in entry.failures)
+    return tuple(FieldError("functions", ErrorCode.UNCHECKED, failure.message) for failure in entry.failures)
 
 
 def _lacks_name(failures: Iterable[KernelFailure]) -> bool:

@@ -106,7 +106,7 @@ class Functions(Kind[Function]):
         for one in taken:
             if one.id in ids and verdict_key(one.program, one.point) in resolved.host_state.unjudged:
                 message = f"function {one.id!r} moves to another document, whose program is being compiled and checked"
-                yield FieldError("functions", ErrorCode.UNJUDGED, f"{message}; this document waits until that is done")
+                yield FieldError("functions", ErrorCode.UNCHECKED, f"{message}; this document waits until that is done")
 
     def numbers_in(self, kernel: KernelNumbers) -> StageIndexes:
         """Return the indexes of the programs that are in the jump tables."""
