@@ -74,7 +74,7 @@ struct stage {
 	__u64 start;		   /* stage_start() */
 	__u64 end;		   /* stage_end() */
 	__u64 configuration;	   /* stage_configuration() */
-	struct stage_address peer; /* from a tunnel: the droplet that it came from; else zeros */
+	struct stage_address peer; /* the droplet that sent it; zeros: none, or not for this function */
 	__u32 vni;		   /* 0: of no VPC, or unknown */
 	__u32 length;		   /* bytes of the frame as received; more than can be read if it is long */
 	__u32 packets;		   /* 1, or the segments of a GSO packet */

@@ -43,40 +43,34 @@ int tc_agent_resume(struct __sk_buff *ctx)
 	return process_resumed_endpoint(ctx);
 }
 
-/* The programs around users' functions, one for each stage point. */
+/* The programs around users' functions, one for each stage point. Those that call them have read the headers. */
 int tc_function_from_endpoint(struct __sk_buff *ctx)
 {
-	read_headers(ctx);
 	return process_function(ctx, STAGE_FROM_ENDPOINT);
 }
 
 int tc_function_to_endpoint(struct __sk_buff *ctx)
 {
-	read_headers(ctx);
 	return process_function(ctx, STAGE_TO_ENDPOINT);
 }
 
 int tc_function_forwarded(struct __sk_buff *ctx)
 {
-	read_headers(ctx);
 	return process_function(ctx, STAGE_FORWARDED);
 }
 
 int tc_function_from_underlay(struct __sk_buff *ctx)
 {
-	read_headers(ctx);
 	return process_function(ctx, STAGE_FROM_UNDERLAY);
 }
 
 int tc_function_passed(struct __sk_buff *ctx)
 {
-	read_headers(ctx);
 	return process_function(ctx, STAGE_PASSED);
 }
 
 int tc_function_dropped(struct __sk_buff *ctx)
 {
-	read_headers(ctx);
 	return process_function(ctx, STAGE_DROPPED);
 }
 

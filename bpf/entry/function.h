@@ -25,14 +25,26 @@
 
 #define SAMPLED 1023U /* the time of one frame in so many is measured */
 
-struct function_configuration {
-	__u8 bytes[STAGE_CONFIGURATION_SIZE];
-};
+/*
+ * Returns a verdict in the lower half, `reason` and `changed` above it, and a bit that says whether struct stage.target
+ * was written (agent/datapath/functions/isolation.py).
+ */
+static __u64 (*user_function)(struct stage *stage, void *start, void *end) = (void *)MAGIC_CALL;
 
-/* Each function has its own; the linker puts it in the place of this one. */
-BPF_TABLE("array", __u32, struct function_configuration, function_configuration, 1);
+static __always_inline __u8 reason_in(__u64 result)
+{
+	return result >> 32;
+}
 
-static int (*user_function)(struct stage *stage, void *start, void *end, void *configuration) = (void *)MAGIC_CALL;
+static __always_inline bool says_changed(__u64 result)
+{
+	return result >> 40 & 0xff;
+}
+
+static __always_inline bool has_target(__u64 result)
+{
+	return result >> 48 & 1;
+}
 
 /* Counts the frame and leaves. */
 static __always_inline int leave_function(context *ctx, const struct frame_state *state, enum outcome outcome,
@@ -113,18 +125,19 @@ static __always_inline void count_reason(__u32 index, __u32 reason, __u32 packet
 }
 
 /* Calls the function, and measures the time of some calls. */
-static __always_inline __u32 call_user(context *ctx, struct frame_state *state, enum stage_point point,
-				       struct function_configuration *configuration, struct function_traffic *traffic)
+static __always_inline __u64 call_user(context *ctx, struct frame_state *state, enum stage_point point,
+				       struct function_traffic *traffic)
 {
-	bool sampled = !(traffic->received.packets & SAMPLED);
-	__u64 began = sampled ? bpf_ktime_get_ns() : 0;
-	__u32 verdict = user_function(stage_of(state), packet_start(ctx, state, point), frame_end(ctx), configuration);
+	void *start = packet_start(ctx, state, point), *end = frame_end(ctx);
+	__u64 began, result;
 
-	if (sampled) {
-		traffic->samples++;
-		traffic->sampled_ns += bpf_ktime_get_ns() - began;
-	}
-	return verdict;
+	if (__builtin_expect(traffic->received.packets & SAMPLED, 1))
+		return user_function(stage_of(state), start, end);
+	began = bpf_ktime_get_ns();
+	result = user_function(stage_of(state), start, end);
+	traffic->samples++;
+	traffic->sampled_ns += bpf_ktime_get_ns() - began;
+	return result;
 }
 
 /* Behind the last function of a point. */
@@ -142,41 +155,63 @@ static __always_inline int resume(context *ctx, struct frame_state *state, enum 
 	return leave_function(ctx, state, outcome, source_ifindex(ctx, state));
 }
 
-static __always_inline int carry_out(context *ctx, struct frame_state *state, __u32 verdict, enum stage_point point)
+static __always_inline int go_on(context *ctx, struct frame_state *state, enum stage_point point)
 {
-	if (verdict == STAGE_SEND_BACK || verdict == STAGE_SEND_TO || verdict == STAGE_SEND) {
-		state->sends = verdict;
-		return resume(ctx, state, point);
-	}
-	if (state->chain)
+	if (__builtin_expect(state->chain, 1))
 		return drop_at(ctx, state, point, call_next(ctx, state, point));
 	return resume(ctx, state, point);
+}
+
+static __always_inline int send_on(context *ctx, struct frame_state *state, __u64 result, enum stage_point point)
+{
+	struct stage_address none = {};
+
+	state->sends = result;
+	if (!has_target(result))
+		stage_of(state)->target = none;
+	return resume(ctx, state, point);
+}
+
+/* Carries out all verdicts but the most frequent one. */
+static __always_inline int carry_out(context *ctx, struct frame_state *state, __u64 result, enum stage_point point,
+				     __u32 index)
+{
+	__u32 verdict = result;
+
+	if (verdict == STAGE_DROP) {
+		count_reason(index, reason_in(result), amount_of(ctx, state).packets);
+		return drop_at(ctx, state, point, FUNCTION_DROPPED);
+	}
+	return send_on(ctx, state, result, point);
 }
 
 /* One function at one point, which is a constant. */
 static __always_inline int process_function(context *ctx, enum stage_point point)
 {
 	struct frame_state *state = called_state(CALLED_AT(point));
-	__u32 index = PATCHED(MAGIC_INDEX), only = 0, verdict;
-	struct function_configuration *configuration = function_configuration.lookup(&only);
+	__u32 index = PATCHED(MAGIC_INDEX), verdict;
 	struct function_traffic *traffic = function_counters.lookup(&index);
+	__u64 result;
 	bool valid;
 
-	if (!state || !configuration || !traffic)
+	if (__builtin_expect(!state || !traffic, 0))
 		return leave_function(ctx, state, NO_PROGRAM, 0);
-	verdict = call_user(ctx, state, point, configuration, traffic);
-	valid = is_valid_verdict(state, verdict, point);
+	result = call_user(ctx, state, point, traffic);
+	verdict = result;
 	add(&traffic->received, amount_of(ctx, state));
-	count_verdict(traffic, valid ? verdict : 0, amount_of(ctx, state));
-	if (stage_of(state)->changed)
+	if (says_changed(result))
 		state->changed = index + 1;
-	if (!valid && PATCHED(MAGIC_CLOSED) && point != STAGE_DROPPED)
-		return drop_at(ctx, state, point, FUNCTION_FAULT);
-	if (valid && verdict == STAGE_DROP) {
-		count_reason(index, stage_of(state)->reason, amount_of(ctx, state).packets);
-		return drop_at(ctx, state, point, FUNCTION_DROPPED);
+	if (__builtin_expect(verdict == STAGE_GO_ON, 1)) {
+		traffic->went_on += amount_of(ctx, state).packets;
+		return go_on(ctx, state, point);
 	}
-	return carry_out(ctx, state, valid ? verdict : STAGE_GO_ON, point);
+	valid = is_valid_verdict(state, verdict, point);
+	count_verdict(traffic, valid ? verdict : 0, amount_of(ctx, state));
+	if (valid)
+		return carry_out(ctx, state, result, point, index);
+	if (PATCHED(MAGIC_CLOSED) && point != STAGE_DROPPED)
+		return drop_at(ctx, state, point, FUNCTION_FAULT);
+	return go_on(ctx, state, point);
 }
 
 #endif

@@ -20,15 +20,16 @@ from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledObject
 from agent.datapath.functions.compile import compile_source
-from agent.datapath.functions.isolation import isolate
-from agent.datapath.functions.linker import link, link_process, map_of
-from agent.datapath.functions.load import create_map
+from agent.datapath.functions.linker import link_process, map_of
+from agent.datapath.functions.load import Place, create_map, load
 from agent.datapath.functions.process_maps import LANES, PROCESS
 from agent.datapath.functions.user_program import CONFIGURATION, CONFIGURATION_SIZE, SOCKETS, UserProgram
 from agent.datapath.processes.sockets import Sockets
 from droplet_functions.meta import ADDRESS_SIZE, META_SIZE
 
 LOOPBACK = 1
+INSTRUCTIONS = 1_000_000
+"""Those that the verifier may process of one program: the kernel's limit."""
 READ_ONLY = 1 << 7
 """BPF_F_RDONLY_PROG."""
 ENDPOINT_POINTS = {
@@ -50,8 +51,8 @@ def user_program(body: str, declarations: str = "") -> UserProgram:
 
 @cache
 def source_program(source: str) -> UserProgram:
-    """Compile and isolate a function, once for a checkout."""
-    return isolate(asyncio.run(compile_source(source, Path(os.environ["DROPLET_LAB_CACHE"]))))
+    """Compile a function, once for a checkout."""
+    return asyncio.run(compile_source(source, Path(os.environ["DROPLET_LAB_CACHE"])))
 
 
 def chain(*slots: int) -> int:
@@ -108,7 +109,14 @@ class FunctionDut(Dut):
             bpf.update(self.fds[MapName.ENDPOINT_STAGES], U32.pack(slot), bytes(map_layout.ENDPOINT_STAGES.size))
 
     def install(
-        self, point: str, slot: int, user: UserProgram, *, closed: bool = False, configuration: bytes = b""
+        self,
+        point: str,
+        slot: int,
+        user: UserProgram,
+        *,
+        closed: bool = False,
+        configuration: bytes = b"",
+        peer: bool = True,
     ) -> None:
         """Put a function into a slot of a point."""
         index = POINTS.index(point) * STAGE_SLOTS + slot
@@ -121,11 +129,11 @@ class FunctionDut(Dut):
         }
         self._opened += own.values()
         bpf.update(own[CONFIGURATION], U32.pack(0), configuration.ljust(CONFIGURATION_SIZE, b"\0"))
-        linked = link(self._shells[point], user, index=index, closed=closed)
+        place = Place(self._shells[point], self.kind, index, closed, peer=peer)
         fds: Mapping[str, int] = {**self.fds, **{map_of(name): fd for name, fd in own.items()}}
-        loaded = programs.load(linked, fds, self.kind)
-        self._opened.append(loaded.fd)
-        bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(loaded.fd))
+        loaded = load(user, place, fds, INSTRUCTIONS)
+        self._opened.append(loaded)
+        bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(loaded))
         self.maps[point, slot] = own
 
     def configure(self, point: str, slot: int, configuration: bytes) -> None:

@@ -21,7 +21,6 @@ from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import Outcome
 from agent.datapath.functions.checks import check
 from agent.datapath.functions.elf import read_object
-from agent.datapath.functions.isolation import isolate
 from protocol.codec import decode_document
 from protocol.documents import Function
 
@@ -163,7 +162,7 @@ def test_an_object_file_that_is_compiled_as_the_page_says_runs(functions: Functi
     assert not done.returncode, done.stderr
     program = read_object((tmp_path / "smallest.o").read_bytes())
     check(program)
-    functions.install(POINT, SLOT, isolate(program))
+    functions.install(POINT, SLOT, program)
     functions.chains(POINT, SLOT)
     assert outcome(functions, 80) is Outcome.DELIVERED
     assert functions.counted(POINT, SLOT).went_on == 1

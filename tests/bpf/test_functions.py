@@ -385,6 +385,26 @@ def test_a_function_sees_what_the_pipeline_knows(functions: FunctionDut, point: 
     assert tuple(numbers) == VIEWS[point]
 
 
+def test_a_function_of_one_vpc_does_not_see_which_droplet_a_packet_came_from(functions: FunctionDut) -> None:
+    functions.install("to_endpoint", 0, user_program(SEEN, SEEN_MAP), peer=False)
+    functions.chains("to_endpoint", 0)
+    run_at(functions, "to_endpoint")
+    seen = bpf.lookup(functions.maps["to_endpoint", 0]["found"], bytes(4), 36)
+    assert seen is not None
+    assert int.from_bytes(seen[:4], "little") == VNI
+    assert seen[32:36] == bytes(4)
+
+
+@pytest.mark.parametrize("point", ["from_endpoint", "to_endpoint"])
+def test_a_function_does_not_send_to_the_target_of_an_earlier_one(functions: FunctionDut, point: str) -> None:
+    word = int.from_bytes(p.ip(B), "little")
+    set_target = f"stage->target.word[2] = 0xffff0000; stage->target.word[3] = {word:#x}U; return STAGE_GO_ON;"
+    put(functions, point, set_target)
+    functions.install(point, 1, user_program("return STAGE_SEND_TO;"))
+    functions.chains(point, 0, 1)
+    assert run_at(functions, point).outcome is Outcome.FUNCTION_TARGET
+
+
 def test_a_function_at_dropped_sees_the_reason_and_cannot_undo_it(functions: FunctionDut) -> None:
     functions.install("dropped", 0, user_program(SEEN, SEEN_MAP))
     functions.chains("dropped", 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ATTEMPT = """
-import ctypes, os, socket, struct, sys
+import ctypes, os, resource, socket, struct, sys
 from pathlib import Path
 from agent.datapath.functions.sandbox import enter, forbid_calls, notify_bpf
 
@@ -39,6 +39,10 @@ attempts = {
     "program": lambda: os.execv("/bin/true", ["true"]),
     "signal": lambda: os.kill(os.getppid(), 0),
     "become root": lambda: os.setgroups([0]),
+    "pipe": os.pipe,
+    "limits of others": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CPU),
+    "priority": lambda: os.setpriority(os.PRIO_PROCESS, 0, 1),
+    "many files": lambda: [open("/usr/include/stdio.h") for _ in range(1000)],
     "memory": lambda: bytearray(3 << 30),
 }
 for name, attempt in attempts.items():

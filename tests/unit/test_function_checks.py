@@ -12,7 +12,7 @@ from agent.datapath.functions.helper_names import HELPER_NAMES
 from agent.datapath.functions.isolation import isolate
 from agent.datapath.functions.map_limits import bytes_of, check_maps
 from agent.datapath.functions.refusals import CheckError
-from agent.datapath.functions.user_program import MAX_INSTRUCTIONS, UserMap, UserProgram
+from agent.datapath.functions.user_program import CONFIGURATION, MAX_INSTRUCTIONS, UserMap, UserProgram
 
 TABLE = UserMap("table", 1, 4, 8, 100)
 
@@ -42,13 +42,14 @@ def test_a_program_with_a_map_a_helper_a_loop_and_a_subprogram_passes() -> None:
 
 def test_only_helpers_of_the_list_may_be_called() -> None:
     for number in range(1, len(HELPER_NAMES) + 20):
-        one = program(op(0x85, imm=number), EXIT)
+        code = (op(0xB7, 1), op(0xB7, 2), op(0xB7, 3), op(0x85, imm=number), ZERO, EXIT)
+        one = program(*code)
         if number in ALLOWED_HELPERS:
             check(one)
         else:
             said = refusal(one)
             assert HELPER_NAMES.get(number, str(number)) in said
-            assert said.startswith("line 12: a line of the user's (instruction 0)")
+            assert said.startswith("line 12: a line of the user's (instruction 3)")
 
 
 def test_the_names_of_helpers_are_those_of_the_list() -> None:
@@ -136,7 +137,7 @@ def test_per_cpu_values_count_once_for_each_cpu() -> None:
 def test_an_isolated_program_keeps_its_relocations_and_lines_at_their_instructions() -> None:
     one = program(LOAD_MAP, EXIT, maps=(TABLE,), used=(Relocation(0, "table"),))
     isolated = isolate(one)
-    (moved,) = isolated.relocations
+    configuration, moved = isolated.relocations
+    assert configuration.map == CONFIGURATION
     assert isolated.instructions[moved.index * 8 :] == one.instructions
     assert isolated.lines == {moved.index: "12: a line of the user's"}
-    check(isolated)

@@ -132,6 +132,7 @@ class Functions(Kind[Function]):
                 function.program,
                 function.configuration,
                 on_fault_closed=function.on_fault == "closed",
+                one_vpc=bool(function.vpc),
             )
 
 

@@ -41,7 +41,7 @@ class Function:
 
     `point` is a number of `agent.core.functions.stages.Point`, `slot` is 0 to 7. `content` is the hash of the program:
     the same program has the same everywhere; empty if a file could not be read. With `on_fault_closed`, a packet with
-    which the program fails is dropped.
+    which the program fails is dropped. With `one_vpc`, it is limited to a VPC, and learns no underlay addresses.
     """
 
     id: str
@@ -51,6 +51,7 @@ class Function:
     program: FunctionProgram
     configuration: bytes = b""
     on_fault_closed: bool = False
+    one_vpc: bool = False
 
     @property
     def place(self) -> FunctionPlace:

@@ -146,7 +146,11 @@ def function_name(place: FunctionPlace) -> str:
 
 def _function_as_planned(seen: ObservedFunction) -> Function:
     """Return an observed function as the plan's type; it equals no desired one."""
-    return Function(seen.id, seen.point, seen.slot, seen.content, NO_PROGRAM, seen.configuration, seen.on_fault_closed)
+    return Function(
+        *(seen.id, seen.point, seen.slot, seen.content, NO_PROGRAM, seen.configuration),
+        on_fault_closed=seen.on_fault_closed,
+        one_vpc=seen.one_vpc,
+    )
 
 
 def function_differences(seen: ObservedFunction, wanted: Function) -> Iterator[str]:
@@ -159,6 +163,8 @@ def function_differences(seen: ObservedFunction, wanted: Function) -> Iterator[s
         yield "its configuration differs"
     if seen.on_fault_closed != wanted.on_fault_closed:
         yield f"it fails {'closed' if seen.on_fault_closed else 'open'}"
+    if seen.one_vpc != wanted.one_vpc:
+        yield f"it is {'limited to a VPC' if seen.one_vpc else 'not limited to a VPC'}"
     if not seen.complete:
         yield "its slot lacks a program"
 

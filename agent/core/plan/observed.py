@@ -72,6 +72,7 @@ class ObservedFunction:
     configuration: bytes = b""
     on_fault_closed: bool = False
     complete: bool = True
+    one_vpc: bool = False
 
     @property
     def place(self) -> FunctionPlace:

@@ -40,10 +40,8 @@ EVERYTHING = Features()
 TRACERS = {"on_redirect_error": "xdp_redirect_err", "on_exception": "xdp_exception", "on_transmit": "xdp_devmap_xmit"}
 """Programs of `entry/lost_frames.h` by the name of their function, and the raw tracepoint that each is for."""
 
-CONFIGURATION = "function_configuration"
-"""The map in the shells that stands for the one of each function."""
 PENDING, SOCKETS = "function_pending", "function_sockets"
-"""Likewise in the programs of functions in processes."""
+"""The maps in the programs of functions in processes that stand for those of each function."""
 
 LOCK_SECONDS = 0.05
 """Seconds between checks whether another agent has compiled the object."""
@@ -299,7 +297,7 @@ def compile_here(sources: Path, features: Features, hook: Hook = Hook.XDP) -> Co
             PROCESSES[hook] if features.functions else (),
         )
     )
-    shared = tuple(one for one in maps if one.name not in (CONFIGURATION, PENDING, SOCKETS))
+    shared = tuple(one for one in maps if one.name not in (PENDING, SOCKETS))
     return CompiledObject(content_hash(sources, features, hook), programs, shared, tracers, shells, processes)
 
 

@@ -40,7 +40,8 @@ def relocate(program: CompiledProgram, maps: Mapping[str, int]) -> bytes:
     code = bytearray(program.instructions)
     for relocation in program.relocations:
         at = relocation.index * 8
-        code[at + 1] = (code[at + 1] & 0x0F) | bpf.PSEUDO_MAP_FD << 4
+        kind = bpf.PSEUDO_MAP_VALUE if code[at + 1] >> 4 == bpf.PSEUDO_MAP_VALUE else bpf.PSEUDO_MAP_FD
+        code[at + 1] = (code[at + 1] & 0x0F) | kind << 4
         code[at + 4 : at + 8] = maps[relocation.map].to_bytes(4, "little")
     return bytes(code)
 

@@ -6,11 +6,35 @@ function may call, and that it uses no maps but its own. Instruction set: Docume
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from agent.datapath.functions.helper_names import HELPER_NAMES
+from agent.datapath.functions.instructions import (
+    ALU,
+    ALU64,
+    ATOMIC,
+    CALL,
+    DW,
+    EXIT,
+    HIGHEST_REGISTER,
+    JA,
+    JMP,
+    JMP32,
+    LD,
+    LD_IMM64,
+    LDX,
+    MAY_GOTO,
+    MEM,
+    MEMSX,
+    PSEUDO_CALL,
+    PSEUDO_KFUNC,
+    ST,
+    STX,
+    Instruction,
+    decode,
+    second_halves,
+)
+from agent.datapath.functions.pointer_flow import follow
 from agent.datapath.functions.refusals import CheckError
 from agent.datapath.functions.user_program import MAX_INSTRUCTIONS, UserProgram
 
@@ -27,16 +51,8 @@ ALLOWED_HELPERS: Mapping[int, str] = {
 }
 """The helpers that functions may call, by number (enum bpf_func_id): none takes the context or leaves the function."""
 
-_LD, _LDX, _ST, _STX, _ALU, _JMP, _JMP32, _ALU64 = range(8)
-_DW, _IMM, _ABS, _IND, _MEM, _MEMSX, _ATOMIC = 0x18, 0x00, 0x20, 0x40, 0x60, 0x80, 0xC0
-_LD_IMM64 = _LD | _IMM | _DW
-_JA, _CALL, _EXIT, _MAY_GOTO = 0x00, 0x80, 0x90, 0xE0
-_PSEUDO_CALL, _PSEUDO_KFUNC = 1, 2
-_HIGHEST_REGISTER = 10
-_INSTRUCTION = struct.Struct("=BBhi")
 _ALU_OPERATIONS = frozenset(range(0x00, 0xD1, 0x10))
 _CONDITIONS = frozenset((0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0xA0, 0xB0, 0xC0, 0xD0))
-_FETCH = 0x01
 _ATOMIC_OPERATIONS = frozenset((0x00, 0x40, 0x50, 0xA0, 0x01, 0x41, 0x51, 0xA1, 0xE1, 0xF1))
 _IMM64_KINDS = {
     2: "the value of a map",
@@ -45,25 +61,6 @@ _IMM64_KINDS = {
     5: "a map by its index",
     6: "a map's value by its index",
 }
-
-
-class Instruction(NamedTuple):
-    """struct bpf_insn { u8 code; u8 registers; s16 offset; s32 imm }."""
-
-    code: int
-    registers: int
-    offset: int
-    imm: int
-
-    @property
-    def source(self) -> int:
-        """The source register, or the kind of a pseudo instruction."""
-        return self.registers >> 4
-
-    @property
-    def kind(self) -> int:
-        """The instruction's class: BPF_LD to BPF_ALU64."""
-        return self.code & 7
 
 
 def check(program: UserProgram) -> None:
@@ -76,8 +73,9 @@ def check(program: UserProgram) -> None:
             f"the program has {count} instructions, the limit is {MAX_INSTRUCTIONS}: use loops instead of unrolling, "
             "or split it into several functions"
         )
-    code = [Instruction(*fields) for fields in _INSTRUCTION.iter_unpack(program.instructions)]
+    code = decode(program.instructions)
     _Walk(program, code).run()
+    follow(program)
 
 
 class _Walk:
@@ -88,44 +86,44 @@ class _Walk:
         self._code = code
         self._maps = {one.index: one.map for one in program.relocations}
         self._names = {one.name for one in program.maps}
-        self._second_halves = _second_halves(code)
+        self._second_halves = second_halves(code)
         self._by_class: Mapping[int, Callable[[int, Instruction], None]] = {
-            _LD: self._load_immediate,
-            _LDX: self._access,
-            _ST: self._access,
-            _STX: self._store_register,
-            _ALU: self._compute,
-            _ALU64: self._compute,
-            _JMP: self._jump,
-            _JMP32: self._jump,
+            LD: self._load_immediate,
+            LDX: self._access,
+            ST: self._access,
+            STX: self._store_register,
+            ALU: self._compute,
+            ALU64: self._compute,
+            JMP: self._jump,
+            JMP32: self._jump,
         }
 
     def run(self) -> None:
         """Check every instruction, and that the relocations fit."""
         for index, instruction in enumerate(self._code):
             if index not in self._second_halves:
-                if max(instruction.registers & 15, self._register(instruction)) > _HIGHEST_REGISTER:
+                if max(instruction.registers & 15, self._register(instruction)) > HIGHEST_REGISTER:
                     raise self._refusal(index, "names a register that does not exist", "compile the program anew")
                 self._by_class[instruction.kind](index, instruction)
         for index in self._maps:
-            if index >= len(self._code) or self._code[index].code != _LD_IMM64 or index in self._second_halves:
+            if index >= len(self._code) or self._code[index].code != LD_IMM64 or index in self._second_halves:
                 raise CheckError(f"a map is to go into instruction {index}, which loads none: compile the program anew")
         self._check_end()
 
     @staticmethod
     def _register(instruction: Instruction) -> int:
         """Return the source register; 0 where the field says something else."""
-        pseudo = instruction.code in (_LD_IMM64, _JMP | _CALL)
+        pseudo = instruction.code in (LD_IMM64, JMP | CALL)
         return 0 if pseudo else instruction.source
 
     def _check_end(self) -> None:
         last = len(self._code) - 1
-        exits = self._code[last].code in (_JMP | _EXIT, _JMP | _JA, _JMP32 | _JA)
+        exits = self._code[last].code in (JMP | EXIT, JMP | JA, JMP32 | JA)
         if last in self._second_halves or not exits:
             raise self._refusal(last, "is the last one, and goes on behind the program", "end it with return")
 
     def _load_immediate(self, index: int, instruction: Instruction) -> None:
-        if instruction.code != _LD_IMM64:
+        if instruction.code != LD_IMM64:
             raise self._refusal(index, "is a packet access of classic BPF", "read through the pointers in struct stage")
         if index + 1 not in self._second_halves:
             raise self._refusal(index, "is half of a 64-bit load", "compile the program anew")
@@ -146,14 +144,14 @@ class _Walk:
             raise self._refusal(index, f"loads {what}", "use only maps of its own and the fields of struct stage")
 
     def _access(self, index: int, instruction: Instruction) -> None:
-        mode, signed = instruction.code & 0xE0, instruction.kind == _LDX and instruction.code & _DW != _DW
-        if mode != _MEM and not (mode == _MEMSX and signed):
+        mode, signed = instruction.code & 0xE0, instruction.kind == LDX and instruction.code & DW != DW
+        if mode != MEM and not (mode == MEMSX and signed):
             raise self._refusal(index, f"accesses memory in a way that is unknown ({instruction.code:#04x})", _ANEW)
 
     def _store_register(self, index: int, instruction: Instruction) -> None:
-        if instruction.code & 0xE0 != _ATOMIC:
+        if instruction.code & 0xE0 != ATOMIC:
             return self._access(index, instruction)
-        if instruction.code & _DW not in (0x00, 0x18) or instruction.imm not in _ATOMIC_OPERATIONS:
+        if instruction.code & DW not in (0x00, 0x18) or instruction.imm not in _ATOMIC_OPERATIONS:
             raise self._refusal(index, "is an atomic operation that is unknown", "use those of 4 and 8 bytes")
         return None
 
@@ -162,26 +160,26 @@ class _Walk:
             raise self._refusal(index, f"is an unknown operation ({instruction.code:#04x})", _ANEW)
 
     def _jump(self, index: int, instruction: Instruction) -> None:
-        operation, wide = instruction.code & 0xF0, instruction.kind == _JMP
-        if operation == _EXIT and wide and not instruction.code & 0x08:
+        operation, wide = instruction.code & 0xF0, instruction.kind == JMP
+        if operation == EXIT and wide and not instruction.code & 0x08:
             return
-        if operation == _CALL and wide and not instruction.code & 0x08:
+        if operation == CALL and wide and not instruction.code & 0x08:
             self._call(index, instruction)
-        elif operation == _JA and not instruction.code & 0x08:
+        elif operation == JA and not instruction.code & 0x08:
             self._check_target(index, instruction.offset if wide else instruction.imm)
         elif operation in _CONDITIONS:
             self._check_target(index, instruction.offset)
-        elif operation == _MAY_GOTO:
+        elif operation == MAY_GOTO:
             raise self._refusal(index, "is may_goto", "bound the loop by a constant")
         else:
             raise self._refusal(index, f"is an unknown jump ({instruction.code:#04x})", _ANEW)
 
     def _call(self, index: int, instruction: Instruction) -> None:
-        if instruction.source == _PSEUDO_CALL:
+        if instruction.source == PSEUDO_CALL:
             if instruction.imm == -1:
                 raise self._refusal(index, "calls a function that is not there", "make it static __always_inline")
             return self._check_target(index, instruction.imm)
-        if instruction.source == _PSEUDO_KFUNC:
+        if instruction.source == PSEUDO_KFUNC:
             raise self._refusal(index, "calls a function of the kernel (kfunc)", _HELPERS)
         if instruction.source:
             raise self._refusal(index, "is an unknown kind of call", _ANEW)
@@ -213,12 +211,3 @@ _WAY_OUT = {
     "trace_printk": "count in a map, and read it with dropletctl function NAME maps",
     "trace_vprintk": "count in a map, and read it with dropletctl function NAME maps",
 }
-
-
-def _second_halves(code: Sequence[Instruction]) -> frozenset[int]:
-    """Return the numbers of the instructions that are the second half of a 64-bit load."""
-    found: set[int] = set()
-    for index, instruction in enumerate(code[:-1]):
-        if instruction.code == _LD_IMM64 and index not in found:
-            found.add(index + 1)
-    return frozenset(found)

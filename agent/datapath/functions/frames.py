@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping, Sequence
 
 from agent.datapath.bpf.compiler import Relocation
-from agent.datapath.functions.isolation import STAGE_SIZE
+from agent.datapath.functions.instructions import STAGE_SIZE
 from agent.datapath.functions.refusals import FunctionError
 from agent.datapath.functions.user_program import UserProgram
 
@@ -33,6 +33,12 @@ def depths_of(log: str) -> tuple[int, ...]:
     return tuple(int(one) for one in found[1].split("+")) if found else ()
 
 
+def depth_of_entry(program: UserProgram, depths: Sequence[int]) -> int | None:
+    """Return the bytes of stack of a user's first function; None if they cannot be told from those of others."""
+    users = depths[_AROUND:]
+    return users[0] if len(users) == len(starts(program.instructions)) else None
+
+
 def clear_frames(program: UserProgram, depths: Sequence[int]) -> UserProgram:
     """Return a user's program that clears its frames; `depths` are those of the program linked with it before.
 
@@ -44,18 +50,18 @@ def clear_frames(program: UserProgram, depths: Sequence[int]) -> UserProgram:
         raise FunctionError(
             "it accesses stack in front of struct stage, which functions may not: stay within its fields"
         )
-    starts = _starts(program.instructions)
+    begins = starts(program.instructions)
     users = tuple(depths[_AROUND:])
-    if len(users) != len(starts):  # the kernel removed functions that nothing reaches, and does not say which
-        users = (max(users),) * len(starts)
-    return _with_prologues(program, {start: _zeros(depth) for start, depth in zip(starts, users, strict=True)})
+    if len(users) != len(begins):  # the kernel removed functions that nothing reaches, and does not say which
+        users = (max(users),) * len(begins)
+    return _with_prologues(program, {start: _zeros(depth) for start, depth in zip(begins, users, strict=True)})
 
 
 def _zeros(depth: int) -> bytes:
     return b"".join(struct.pack("<BBhi", _STORE_ZERO, _FRAME, -at, 0) for at in range(_SIZE, depth + _SIZE, _SIZE))
 
 
-def _calls(instructions: bytes) -> dict[int, int]:
+def calls(instructions: bytes) -> dict[int, int]:
     """Return the number of the instruction where each called function begins, by the number of the call."""
     found, position = {}, 0
     while position < len(instructions) // _SIZE:
@@ -66,8 +72,9 @@ def _calls(instructions: bytes) -> dict[int, int]:
     return found
 
 
-def _starts(instructions: bytes) -> list[int]:
-    return sorted({0, *_calls(instructions).values()})
+def starts(instructions: bytes) -> list[int]:
+    """Return the numbers of the instructions where functions begin."""
+    return sorted({0, *calls(instructions).values()})
 
 
 def _with_prologues(program: UserProgram, prologues: Mapping[int, bytes]) -> UserProgram:
@@ -81,7 +88,7 @@ def _with_prologues(program: UserProgram, prologues: Mapping[int, bytes]) -> Use
     parts = bytearray()
     for index in range(len(old) // _SIZE):
         parts += prologues.get(index, b"") + old[index * _SIZE : (index + 1) * _SIZE]
-    for call, target in _calls(old).items():
+    for call, target in calls(old).items():
         place = moved(call)
         struct.pack_into("<i", parts, place * _SIZE + 4, moved(target, before=True) - place - 1)
     relocations = tuple(Relocation(moved(one.index), one.map) for one in program.relocations)

@@ -99,7 +99,9 @@ class Functions:
         name = f"function {function.id}"
         with _as_kernel_error(name), kernel_step(Step.INSTALL_FUNCTION, name):
             wanted = _record_of(function, 0)
-            target = self._target(function.point, function.slot, closed=function.on_fault_closed)
+            target = self._target(
+                function.point, function.slot, closed=function.on_fault_closed, peer=not function.one_vpc
+            )
             program = None
             if await in_thread(finished_build, target, wanted) is None:
                 program = await self._store.find_content(function.program, function.content)
@@ -146,10 +148,10 @@ class Functions:
             for place in target.places.values():
                 os.close(load(program, place, {**target.maps, **maps}, target.max_instructions))
 
-    def _target(self, point: int, slot: int, *, closed: bool) -> Target:
+    def _target(self, point: int, slot: int, *, closed: bool, peer: bool = True) -> Target:
         host = self._host
         places = {
-            hook: Place(shells[point - 1], _TYPES[hook], index_of(point, slot), closed, host.processes[hook])
+            hook: Place(shells[point - 1], _TYPES[hook], index_of(point, slot), closed, host.processes[hook], peer)
             for hook, shells in host.shells.items()
         }
         return Target(host.root, host.instance, host.slots, places, host.maps, host.max_instructions)
@@ -163,7 +165,7 @@ class Functions:
 
 def _record_of(function: Function, maps: int) -> Record:
     closed, length = function.on_fault_closed, len(function.configuration)
-    return Record(function.id, function.point, function.slot, function.content, closed, length, maps)
+    return Record(function.id, function.point, function.slot, function.content, closed, length, maps, function.one_vpc)
 
 
 def _observed(folder: Path, build: Build | None, slots: Slots) -> ObservedFunction | None:
@@ -175,7 +177,8 @@ def _observed(folder: Path, build: Build | None, slots: Slots) -> ObservedFuncti
         configuration = build.configuration()
         complete = is_complete(folder, build, slots)
     return ObservedFunction(
-        record.id, record.point, record.slot, record.content, configuration, record.closed, complete
+        *(record.id, record.point, record.slot, record.content, configuration, record.closed, complete),
+        one_vpc=record.one_vpc,
     )
 
 

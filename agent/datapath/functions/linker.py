@@ -10,11 +10,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
-from agent.datapath.bpf.compiler import CONFIGURATION as SHELL_CONFIGURATION
 from agent.datapath.bpf.compiler import PENDING as SHELL_PENDING
 from agent.datapath.bpf.compiler import SOCKETS as SHELL_SOCKETS
 from agent.datapath.bpf.compiler import CompiledProgram, Relocation
-from agent.datapath.functions.user_program import CONFIGURATION, PENDING, SOCKETS, UserProgram
+from agent.datapath.functions.user_program import PENDING, SOCKETS, UserProgram
 
 MAGIC_CALL, MAGIC_INDEX, MAGIC_CLOSED, MAGIC_LANE = 0x7FD20001, 0x5FD20002, 0x5FD20003, 0x5FD20004
 """Numbers in `bpf/entry/function.h`."""
@@ -72,7 +71,7 @@ def _patch(code: bytearray, numbers: Mapping[int, int]) -> int:
 
 
 def _shells(shell: CompiledProgram) -> tuple[Relocation, ...]:
-    own = {SHELL_CONFIGURATION: CONFIGURATION, SHELL_PENDING: PENDING, SHELL_SOCKETS: SOCKETS}
+    own = {SHELL_PENDING: PENDING, SHELL_SOCKETS: SOCKETS}
     names = {theirs: map_of(name) for theirs, name in own.items()}
     return tuple(Relocation(one.index, names.get(one.map, one.map)) for one in shell.relocations)
 

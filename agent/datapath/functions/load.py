@@ -10,15 +10,16 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.datapath.bpf import programs
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.compiler import CompiledProgram
-from agent.datapath.functions.frames import clear_frames, depths_of
-from agent.datapath.functions.isolation import isolate
+from agent.datapath.functions.frames import clear_frames, depth_of_entry, depths_of
+from agent.datapath.functions.isolation import TARGET, isolate, isolate_in_one_frame
 from agent.datapath.functions.linker import link, link_process, map_of
+from agent.datapath.functions.pointer_flow import follow
 from agent.datapath.functions.refusals import FunctionError
 from agent.datapath.functions.sample_run import DESCRIPTION, SAMPLE, harness, is_verdict, samples
 from agent.datapath.functions.user_program import CONFIGURATION, CONFIGURATION_SIZE, UserMap, UserProgram
@@ -34,7 +35,7 @@ _OURS = (errno.EPERM, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
 class Place:
     """Where a program runs: the hook's shell and type, its index in the jump table, and what faults do.
 
-    `process` is the program in the place of a shell for a function in a process.
+    `process` is the program in the place of a shell for a function in a process. `peer`: it may know droplets.
     """
 
     shell: CompiledProgram
@@ -42,6 +43,7 @@ class Place:
     index: int
     closed: bool = False
     process: CompiledProgram | None = None
+    peer: bool = True
 
 
 def create_map(one: UserMap) -> int:
@@ -95,7 +97,7 @@ def load(program: UserProgram, place: Place, maps: Mapping[str, int], most: int)
         whole = link(place.shell, one, index=place.index, closed=place.closed)
         return whole, len(place.shell.instructions) // 8
 
-    descriptor = _load_cleared(program, linked, maps, place.kind)
+    descriptor = _load_cleared(program, linked, maps, place.kind, peer=place.peer)
     checked = bpf.verified_instructions(descriptor)
     if checked > most:
         os.close(descriptor)
@@ -144,39 +146,45 @@ def _shown(verdict: int) -> str:
     return str(verdict) if verdict < 1 << 16 else "a number above 65535"
 
 
+Link = Callable[[UserProgram], tuple[CompiledProgram, int]]
+"""Returns the program to load with an isolated one, and the number of the latter's first instruction in it."""
+
+
 def _load_cleared(
-    program: UserProgram,
-    linked: Callable[[UserProgram], tuple[CompiledProgram, int]],
-    maps: Mapping[str, int],
-    kind: bpf.ProgramType,
+    program: UserProgram, linked: Link, maps: Mapping[str, int], kind: bpf.ProgramType, *, peer: bool = True
 ) -> int:
     """Load a program that clears its stack before it uses it; return its descriptor.
 
-    `linked` returns the program to load, and the number of the user's first instruction in it.
+    It is loaded twice: the verifier says how much stack it uses.
     """
-    bare, depths = _load(program, linked, maps, kind)
+    isolated = isolate(program, peer=peer)
+    bare, depths = _load(isolated, linked, maps, kind)
     try:
-        cleared = clear_frames(program, depths)
-        if cleared == program:
+        final = _final(program, depths, peer=peer)
+        if final == isolated:
             return fcntl.fcntl(bare, fcntl.F_DUPFD_CLOEXEC, 3)
-        return _load(cleared, linked, maps, kind)[0]
+        return _load(final, linked, maps, kind)[0]
     finally:
         os.close(bare)
 
 
+def _final(program: UserProgram, depths: Sequence[int], *, peer: bool) -> UserProgram:
+    """Return the program with cleared frames, isolated in the cheapest way."""
+    cleared, use, depth = clear_frames(program, depths), follow(program), depth_of_entry(program, depths)
+    if depth is None or use.written.intersection(TARGET):
+        return isolate(cleared, peer=peer)
+    return isolate_in_one_frame(cleared, use, depth, peer=peer)
+
+
 def _load(
-    program: UserProgram,
-    linked: Callable[[UserProgram], tuple[CompiledProgram, int]],
-    maps: Mapping[str, int],
-    kind: bpf.ProgramType,
+    isolated: UserProgram, linked: Link, maps: Mapping[str, int], kind: bpf.ProgramType
 ) -> tuple[int, tuple[int, ...]]:
     """Return the descriptor, and the bytes of stack that each function of the linked program uses."""
-    user = isolate(program)
-    whole, start = linked(user)
+    whole, start = linked(isolated)
     try:
         descriptor, log = bpf.load_with_statistics(programs.relocate(whole, maps), kind, name=whole.name)
     except bpf.VerifierError as error:
         if error.errno in _OURS and not error.log:
             raise
-        raise FunctionError(summarize(error.log, user, start), bounded(error.log)) from error
+        raise FunctionError(summarize(error.log, isolated, start), bounded(error.log)) from error
     return descriptor, depths_of(log)

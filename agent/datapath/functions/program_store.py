@@ -80,7 +80,7 @@ class ProgramStore:
             program = await compile_source(_text(given), self._cache)
         else:
             program = await asyncio.to_thread(read_object, given)
-        check(program)
+        await asyncio.to_thread(check, program)
         check_maps(program.maps, bpf.possible_cpus())
         await asyncio.to_thread(self._keep, content, program)
         return program

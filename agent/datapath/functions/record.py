@@ -19,18 +19,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.functions import checks, frames, isolation, linker
+from agent.datapath.functions import checks, frames, instructions, isolation, linker, pointer_flow, pointer_values
 
 RECORD, CONFIGURATION_PIN, MAPS, PROGRAM_PINS = "record", "configuration", "maps", "programs"
 _MAP_NAME = "droplet_record"
 _RECORD = struct.Struct("=8sIIIIII64s256s")
-"""struct { char magic[8]; u32 version, point, slot, closed, configuration, maps; char content[64], id[256] }."""
+"""struct { char magic[8]; u32 version, point, slot, flags, configuration, maps; char content[64], id[256] }."""
 _MAGIC, _VERSION = b"function", 1
+_CLOSED, _ONE_VPC = 1, 2
 _ONLY = bytes(4)
 
 
 class Record(NamedTuple):
-    """One build: `length` is that of the configuration in bytes, `maps` the number of the function's own maps."""
+    """One build: `length` is that of the configuration in bytes, `maps` the number of the function's own maps.
+
+    With `one_vpc`, it is limited to a VPC, so its program does not learn droplets' addresses.
+    """
 
     id: str
     point: int
@@ -39,10 +43,11 @@ class Record(NamedTuple):
     closed: bool
     length: int
     maps: int
+    one_vpc: bool = False
 
     def same_program(self, other: Record) -> bool:
         """Return whether two builds run the same program in the same way: all but the configuration."""
-        return self[:5] == other[:5]
+        return (*self[:5], self.one_vpc) == (*other[:5], other.one_vpc)
 
 
 def folder_of(root: Path, id_: str, point: int) -> Path:
@@ -57,14 +62,14 @@ def build_of(record: Record, shells: str) -> str:
 
     A program that an older agent checked or linked by other rules is of another build, and is loaded anew.
     """
-    text = f"{record.content} {shells} {_rules()} {record.point} {record.slot} {record.closed}"
+    text = f"{record.content} {shells} {_rules()} {record.point} {record.slot} {record.closed} {record.one_vpc}"
     return blake2s(text.encode(), digest_size=16).hexdigest()
 
 
 @cache
 def _rules() -> str:
     """Return the digest of the modules that decide what a checked and linked program looks like."""
-    modules = (checks, frames, isolation, linker)
+    modules = (checks, frames, instructions, isolation, linker, pointer_flow, pointer_values)
     return blake2s(b"".join(Path(str(one.__file__)).read_bytes() for one in modules), digest_size=16).hexdigest()
 
 
@@ -103,17 +108,19 @@ def read_record(path: Path) -> Record | None:
 
 
 def _pack(one: Record) -> bytes:
-    numbers = (one.point, one.slot, int(one.closed), one.length, one.maps)
+    flags = (_CLOSED if one.closed else 0) | (_ONE_VPC if one.one_vpc else 0)
+    numbers = (one.point, one.slot, flags, one.length, one.maps)
     return _RECORD.pack(_MAGIC, _VERSION, *numbers, one.content.encode(), one.id.encode())
 
 
 def _unpack(value: bytes) -> Record | None:
     if len(value) != _RECORD.size:
         return None
-    magic, version, point, slot, closed, length, maps, content, id_ = _RECORD.unpack(value)
+    magic, version, point, slot, flags, length, maps, content, id_ = _RECORD.unpack(value)
     if (magic, version) != (_MAGIC, _VERSION):
         return None
-    return Record(_text(id_), point, slot, _text(content), bool(closed), length, maps)
+    closed, one_vpc = bool(flags & _CLOSED), bool(flags & _ONE_VPC)
+    return Record(_text(id_), point, slot, _text(content), closed, length, maps, one_vpc)
 
 
 def _text(padded: bytes) -> str:

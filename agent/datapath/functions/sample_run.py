@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from agent.datapath.bpf.compiler import CompiledProgram, Relocation
 from agent.datapath.functions.linker import map_of
-from agent.datapath.functions.user_program import CONFIGURATION, UserProgram
+from agent.datapath.functions.user_program import UserProgram
 
 SAMPLE = "function:sample"
 """The map with struct stage of one frame, but for its pointers."""
@@ -54,12 +54,10 @@ def harness(program: UserProgram) -> tuple[CompiledProgram, int]:
     It returns the verdict.
     """
     code = [_op(0xBF, 6, 1), _op(0x62, 10, 0, _KEY)]
-    relocations = []
-    for name, register in ((map_of(CONFIGURATION), 7), (SAMPLE, 8)):
-        relocations.append(Relocation(len(code), name))
-        code += [_op(0x18, 1), _op(0), _op(0xBF, 2, 10), _op(0x07, 2, 0, 0, _KEY), _op(0x85, imm=1)]
-        code += [_op(0x55, 0, 0, 1), _op(0x95), _op(0xBF, register, 0)]
-    code += [_op(0xBF, 1, 8), _op(0x61, 2, 6, 0), _op(0x61, 3, 6, 4), _op(0xBF, 4, 7)]
+    relocations = [Relocation(len(code), SAMPLE)]
+    code += [_op(0x18, 1), _op(0), _op(0xBF, 2, 10), _op(0x07, 2, 0, 0, _KEY), _op(0x85, imm=1)]
+    code += [_op(0x55, 0, 0, 1), _op(0x95)]
+    code += [_op(0xBF, 1, 0), _op(0x61, 2, 6, 0), _op(0x61, 3, 6, 4)]
     code += [_op(0x85, 0, 1, 0, 1), _op(0x95)]
     start = len(code)
     relocations += [Relocation(start + one.index, map_of(one.map)) for one in program.relocations]

@@ -1,9 +1,9 @@
 """Confines the process that compiles users' sources: what clang does there can harm nothing but that process.
 
 Four fences, each of which is enough for most attacks: another user without capabilities; Landlock (Linux 5.13), which
-leaves a few folders readable and nothing writable; a system call filter without sockets, programs and signals; limits
-of memory, processor time and file size. bpf(2) is answered by a thread of the same process (`BpfRequests`), so the
-kernel creates nothing.
+leaves a few folders readable and nothing writable; a filter that passes only the system calls that compiling needs
+(`system_calls`); limits of memory, processor time, open files and file size. bpf(2) is answered by a thread of the same
+process (`BpfRequests`), so the kernel creates nothing.
 
 Sources: seccomp(2), landlock(7), Documentation/userspace-api/seccomp_filter.rst.
 """
@@ -21,31 +21,22 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.datapath.functions.system_calls import ALLOWED
+
 NOBODY = 65534
 MEMORY = 2 << 30
 """Bytes of address space: Python and libbcc with LLVM need 700 MiB of it."""
 PROCESSOR_SECONDS = 10
 OUTPUT = 4 << 20
 """Bytes that the process can write to one file."""
+OPEN_FILES = 512
+"""Descriptors that it can have open: those that stand for maps among them."""
 
 _X86, _ARM = "x86_64", "aarch64"
 _AUDIT_ARCH = {_X86: 0xC000003E, _ARM: 0xC00000B7}
 BPF = {_X86: 321, _ARM: 280}
 _SECCOMP = {_X86: 317, _ARM: 277}
-_DENIED = {
-    _X86: (41, 53, 56, 57, 58, 59, 62, 101, 155, 161, 165, 166, 200, 234, 248, 249, 250, 272, 308, 310, 311, 322),
-    _ARM: (198, 199, 220, 221, 129, 117, 41, 51, 40, 39, 130, 131, 217, 218, 219, 97, 268, 270, 271, 281),
-}
-"""socket, socketpair, clone, fork, vfork, execve, kill, ptrace, pivot_root, chroot, mount, umount2, tkill, tgkill,
-add_key, request_key, keyctl, unshare, setns, process_vm_readv, process_vm_writev, execveat."""
-_ATTRIBUTES = {
-    _X86: (76, 77, 90, 91, 92, 93, 94, 188, 189, 190, 260, 268, 280),
-    _ARM: (45, 46, 52, 53, 54, 55, 5, 6, 7, 88),
-}
-"""What Landlock does not restrict: truncate, chmod, chown, setxattr, utimensat, and their like."""
-_DENIED_EVERYWHERE = (452, 424, 425, 429, 430, 434, 435, 438, 440, 448)
-"""fchmodat2, pidfd_send_signal, io_uring_setup, move_mount, fsopen, pidfd_open, clone3, pidfd_getfd, process_madvise,
-process_mrelease."""
+_COLUMN = {_X86: 0, _ARM: 1}
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
 _ALL_ACCESS = (1 << 13) - 1
@@ -74,6 +65,7 @@ def enter(readable: Sequence[Path]) -> None:
     for kind, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, PROCESSOR_SECONDS)):
         resource.setrlimit(kind, (most, most))
     resource.setrlimit(resource.RLIMIT_FSIZE, (OUTPUT, OUTPUT))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     landlocked = _landlock(readable)
@@ -85,8 +77,8 @@ def enter(readable: Sequence[Path]) -> None:
 
 
 def forbid_calls() -> None:
-    """Take this thread's system calls for sockets, programs, threads, signals and other processes."""
-    _filter(_denying(), 0)
+    """Take from this thread all system calls but those that compiling needs."""
+    _filter(_allowing(), 0)
 
 
 def notify_bpf() -> int:
@@ -149,16 +141,16 @@ def _prctl(option: int, value: int) -> None:
 # System call filters
 
 
-def _denying() -> bytes:
+def _allowing() -> bytes:
     machine = platform.machine()
-    if machine not in _DENIED:
+    if machine not in _COLUMN:
         raise SandboxError(f"the system calls of {machine} are not known")
-    denied = (*_DENIED[machine], *_ATTRIBUTES[machine], *_DENIED_EVERYWHERE)
-    return _program([(number, _ERRNO | errno.EPERM) for number in denied])
+    numbers = (one[_COLUMN[machine]] for one in ALLOWED.values())
+    return _program([(number, _ALLOW) for number in numbers if number is not None], _ERRNO | errno.EPERM)
 
 
-def _program(actions: Sequence[tuple[int, int]]) -> bytes:
-    """Return a filter (struct sock_filter: code, jt, jf, k) with an action for some system calls; others pass.
+def _program(actions: Sequence[tuple[int, int]], others: int = _ALLOW) -> bytes:
+    """Return a filter (struct sock_filter: code, jt, jf, k) with an action for some system calls, and one for others.
 
     Calls of other architectures and of x32 fail: they have other numbers.
     """
@@ -168,7 +160,7 @@ def _program(actions: Sequence[tuple[int, int]]) -> bytes:
         code += [_op(_AT_LEAST, _X32, 0, 1), _op(_RETURN, _ERRNO | errno.EPERM)]
     for number, action in actions:
         code += [_op(_EQUAL, number, 0, 1), _op(_RETURN, action)]
-    return b"".join([*code, _op(_RETURN, _ALLOW)])
+    return b"".join([*code, _op(_RETURN, others)])
 
 
 def _op(code: int, value: int, when_true: int = 0, when_false: int = 0) -> bytes:
