@@ -85,7 +85,7 @@ class Functions:
                 found[one.key] = Verdict("", str(error))
             except OSError as error:
                 if not one.program.file or error.errno not in (errno.ENOENT, errno.EPERM, errno.ELOOP):
-                    log.warning("program_not_judged", program=one.key, reason=str(error))
+                    log.warning("program_not_checked", program=one.key, reason=str(error))
                     continue
                 found[one.key] = Verdict("", f"{error.strerror}: {error.filename}")
         return found
