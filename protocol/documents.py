@@ -21,7 +21,7 @@ MAX_SCOPE = 1000
 MAX_QUEUES = 16
 """Queues of one function in a process."""
 MAX_SOURCE, MAX_OBJECT, MAX_CONFIGURATION = 64 << 10, 256 << 10, 4096
-"""Bytes of a function's source, object file and configuration."""
+"""Bytes of a function's source, object file and configuration in a document; files of a host may be longer."""
 
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,62}"
 _NAME_WORDS = "Lower-case letters, digits, dots, dashes and underscores; at most 63."

@@ -103,7 +103,7 @@ class ProgramVerdicts:
         try:
             return await self._kernel.judge([one])
         except Exception as error:
-            log.exception("program_not_judged", program=one.key, reason=str(error))
+            log.exception("program_not_checked", program=one.key, reason=str(error))
             return {}
 
     def end(self, one: UnjudgedProgram, found: Mapping[str, Verdict], desired: Desired) -> Collection[str]:
@@ -111,7 +111,7 @@ class ProgramVerdicts:
         names = self._queue.end(one.key)
         known = desired.verdicts
         for key, verdict in found.items() if names else ():
-            log.info("program_judged", program=key, refusal=verdict.refusal)
+            log.info("program_checked", program=key, refusal=verdict.refusal)
             desired.set_verdicts({**known, key: _with_older(verdict, known.get(key))})
         self._publish(desired)
         return names

@@ -297,7 +297,7 @@ def run_function_demo(lab: Lab, *, keep: bool) -> bool:
     reason = function_demo.unreadable()
     if reason:
         raise LabError(reason)
-    screen.heading("Two droplets, one tenant, and functions of the tenant's own: examples/functions/lab.yaml")
+    screen.heading("A tenant's functions on two droplets: examples/functions/lab.yaml")
     text = function_demo.TOPOLOGY.read_text(encoding="utf-8")
     bring_up(lab, text, str(function_demo.TOPOLOGY), BRING_UP_SECONDS, function_demo.FOLDER)
     demo = function_demo.FunctionDemo(lab)

@@ -137,17 +137,7 @@ class FunctionDemo:
         command = ["env", f"DROPLET_FUNCTION_SOCKET={socket}", *_unprivileged(), *command]
         log = self.lab.paths.log(example)
         processes.start(self.lab.names.droplet(host), command, log)
-        self._wait(lambda: example in self._served(host), f"a process for {example}", log)
-
-    def _served(self, host: str) -> set[str]:
-        """Return the functions in processes whose packets reach one."""
-        access = self.lab.access()
-
-        async def work() -> Status:
-            async with connected(access) as client:
-                return codec.decode(await ask_host(client, host, "status"), Status)
-
-        return {one.function for one in run_coroutine_in(self.lab.names.fabric, work).processes}
+        self._wait(lambda: example in served(self.lab, host), f"a process for {example}", log)
 
     def _wait(self, condition: Callable[[], bool], what: str, log: Path | None = None) -> None:
         """Wait for a condition; what does not come is a failed claim, with the end of a log."""
@@ -247,6 +237,17 @@ class FunctionDemo:
                 self.check(said == right, f"{client} asked {server} for {name} {kind}: {said}, and not {right}")
                 table.add_row(client, server, f"{name} {kind}", said)
         screen.console.print(table)
+
+
+def served(lab: Lab, host: str) -> set[str]:
+    """Return the functions of a host whose packets reach a process."""
+    access = lab.access()
+
+    async def work() -> Status:
+        async with connected(access) as client:
+            return codec.decode(await ask_host(client, host, "status"), Status)
+
+    return {one.function for one in run_coroutine_in(lab.names.fabric, work).processes}
 
 
 def _grown(before: FunctionTraffic, now: FunctionTraffic) -> FunctionTraffic:

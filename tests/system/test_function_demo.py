@@ -1,13 +1,22 @@
-"""`droplet-lab demo functions` shows the examples of functions at work, and leaves nothing."""
+"""The examples of functions as their page and `droplet-lab demo functions` run them; nothing of them is left."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import signal
 import subprocess
+from collections.abc import Iterator
 
 from lab.fixtures import leftovers
-from lab.waiting import PATIENCE
+from lab.function_examples import FOLDER
+from lab.waiting import PATIENCE, until
 from lab_command import NAME, PROGRAM, run
+
+from controller_sim.cli.function_demo import served
+from controller_sim.lab.lab import Lab
+from controller_sim.talk.questions import ask, send_spoofed
 
 
 def started(name: str) -> subprocess.Popen[str]:
@@ -62,3 +71,66 @@ def test_ctrl_c_in_the_demo_of_functions_ends_its_processes_and_leaves_nothing(l
         assert leftovers(name) == []
     finally:
         end(showing, name)
+
+
+def blocks(name: str) -> list[str]:
+    """Return the page's blocks of commands, for a lab of this name, without dig, which may not be installed."""
+    page = (FOLDER.parents[1] / "docs" / "function-examples.md").read_text(encoding="utf-8")
+    found = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    return [
+        "".join(line for line in block.splitlines(keepends=True) if "dig +short" not in line and "_CACHE=" not in line)
+        .replace("/run/droplet-lab/lab/", f"/run/droplet-lab/{name}/")
+        .replace("$PWD/.venv/bin", str(PROGRAM.parent))
+        for block in found
+    ]
+
+
+def shell(name: str, text: str) -> subprocess.Popen[str]:
+    """Start commands of the page in the repository's folder, in a session of their own."""
+    return subprocess.Popen(
+        ["bash", "-ec", text],
+        cwd=FOLDER.parents[1],
+        env={**os.environ, "DROPLET_LAB_NAME": name, "PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def done(name: str, text: str) -> str:
+    running = shell(name, text)
+    said = running.communicate(timeout=3 * PATIENCE)[0]
+    assert running.returncode == 0, said
+    return said
+
+
+@contextlib.contextmanager
+def background(name: str, text: str) -> Iterator[subprocess.Popen[str]]:
+    running = shell(name, f"{text}\nwait")
+    try:
+        yield running
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+
+
+def test_the_commands_of_the_page_do_what_it_says(lab_cache):
+    name = f"{NAME}-page"
+    up, configure, mirror, answer = blocks(name)
+    lab = Lab(name)
+    try:
+        assert "port-filter" in done(name, up)
+        assert ": realized" in done(name, configure)
+        with background(name, mirror) as printing:
+            until(lambda: "mirror" in served(lab, "h1"), "the mirror")
+            send_spoofed(lab.names.endpoint("web-1"), "10.0.1.99", lab.address("web-2", 4), 80, 1)
+            assert printing.stdout is not None
+            assert " source_address VNI 1001: UDP 10.0.1.99 " in printing.stdout.readline()
+        with background(name, answer):
+            until(lambda: "dns" in served(lab, "h2") and "rewrite" in served(lab, "h1"), "both processes")
+            for client, wanted in (("web-2", "10.0.1.20"), ("web-1", "10.0.1.30")):
+                ends = lab.address(client, 4), lab.address("dns", 4)
+                assert ask(lab.names.endpoint(client), *ends, "db.shop", "A") == wanted
+    finally:
+        run("down", name=name)
+    assert leftovers(name) == []

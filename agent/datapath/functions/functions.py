@@ -92,7 +92,7 @@ class Functions:
             except OSError as error:
                 _keep(self._not_judged, one.key, error)
                 if not one.program.file or error.errno not in (errno.ENOENT, errno.EPERM, errno.ELOOP):
-                    log.warning("program_not_judged", program=one.key, reason=str(error))
+                    log.warning("program_not_checked", program=one.key, reason=str(error))
                     continue
                 found[one.key] = Verdict("", f"{error.strerror}: {error.filename}")
         return found

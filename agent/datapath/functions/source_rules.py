@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from agent.datapath.functions.refusals import SourceError
 
 MOST_BYTES = 256 << 10
-"""Bytes of a source."""
+"""Bytes of a source from a file of the host; documents hold less (MAX_SOURCE of protocol.documents)."""
 _DIRECTIVES = frozenset(
     ("include", "define", "undef", "if", "ifdef", "ifndef", "elif", "else", "endif", "error", "warning", "pragma", "")
 )
