@@ -6,6 +6,7 @@
 #include "lib/gso.h"
 #include "lib/outer.h"
 
+#define OPTION_BYTES  0x3cU /* a mask above the length of all options */
 #define OVERHEAD_IPV4 (sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(struct geneve))
 #define MAX_UDP	      65400 /* with the outer IP header still below 64 KiB */
 #define OVERHEAD_IPV6 (sizeof(struct ipv6hdr) + sizeof(struct udphdr) + sizeof(struct geneve))
@@ -128,7 +129,8 @@ static __always_inline bool omits_checksum(const struct local_droplet *local, co
  * always succeeds because an inner frame is longer than that.
  */
 static __always_inline bool write_over_ipv4(context *ctx, __u32 first, const struct local_droplet *local,
-					    const struct tunnel *tunnel, const struct next_hop *hop, __u32 udp_length)
+					    const struct tunnel *tunnel, const struct next_hop *hop, __u32 udp_length,
+					    __u32 options)
 {
 	void *start = frame_start(ctx), *ip = start + first;
 
@@ -136,13 +138,13 @@ static __always_inline bool write_over_ipv4(context *ctx, __u32 first, const str
 		return false;
 	write_ethernet(start, local, hop, bpf_htons(ETH_P_IP));
 	write_ipv4(ip, local, tunnel, sizeof(struct iphdr) + udp_length);
-	write_udp(ip + sizeof(struct iphdr), tunnel, udp_length, option_bytes(tunnel, false), false);
+	write_udp(ip + sizeof(struct iphdr), tunnel, udp_length, options, false);
 	return true;
 }
 
 static __always_inline bool write_over_ipv6(context *ctx, __u32 first, const struct local_droplet *local,
 					    const struct tunnel *tunnel, const struct next_hop *hop, __u32 udp_length,
-					    const struct inner_sum *inner)
+					    __u32 options, const struct inner_sum *inner)
 {
 	void *start = frame_start(ctx), *ip = start + first;
 
@@ -150,9 +152,9 @@ static __always_inline bool write_over_ipv6(context *ctx, __u32 first, const str
 		return false;
 	write_ethernet(start, local, hop, bpf_htons(ETH_P_IPV6));
 	write_ipv6(ip, local, tunnel, udp_length);
-	write_udp(ip + sizeof(struct ipv6hdr), tunnel, udp_length, option_bytes(tunnel, true), true);
+	write_udp(ip + sizeof(struct ipv6hdr), tunnel, udp_length, options, true);
 	if (!omits_checksum(local, hop))
-		write_checksum(ip, frame_end(ctx), udp_length, option_bytes(tunnel, true), inner);
+		write_checksum(ip, frame_end(ctx), udp_length, options, inner);
 	return true;
 }
 
@@ -166,11 +168,16 @@ static __always_inline enum outcome send(context *ctx, const struct local_drople
 {
 	const struct tunnel copy = *known, *tunnel = &copy;
 	bool ipv6 = is_over_ipv6(local);
-	__u32 options = option_bytes(tunnel, ipv6), headers = overhead(tunnel, ipv6);
+	__u32 options = option_bytes(tunnel, ipv6), headers;
 	bool tagged = VLAN_TAGS && local->vlan, summed = ipv6 && !omits_checksum(local, hop);
 	__u32 first = sizeof(struct ethhdr) + (INLINE_TAGS && tagged ? sizeof(struct vlan_tag) : 0);
-	__u32 udp_length = sizeof(struct udphdr) + sizeof(struct geneve) + options + tunnel->length;
+	__u32 udp_length;
 
+	/* The verifier would check all that follows for each way to come here, and for each sum of options. */
+	sent = forgotten(sent);
+	options = bounded(forgotten(options), OPTION_BYTES);
+	headers = (ipv6 ? OVERHEAD_IPV6 : OVERHEAD_IPV4) + options;
+	udp_length = sizeof(struct udphdr) + sizeof(struct geneve) + options + tunnel->length;
 	if (HAS_GSO && segment_bytes(ctx) && summed) /* each segment would need its own */
 		return GSO_PACKET;
 	if (HAS_GSO && udp_length > MAX_UDP)
@@ -180,8 +187,8 @@ static __always_inline enum outcome send(context *ctx, const struct local_drople
 		return NO_HEADROOM;
 	if (summed && inner->unread && read_whole(ctx))
 		return NO_HEADROOM;
-	if (ipv6 ? !write_over_ipv6(ctx, first, local, tunnel, hop, udp_length, inner)
-		 : !write_over_ipv4(ctx, first, local, tunnel, hop, udp_length))
+	if (ipv6 ? !write_over_ipv6(ctx, first, local, tunnel, hop, udp_length, options, inner)
+		 : !write_over_ipv4(ctx, first, local, tunnel, hop, udp_length, options))
 		return NO_HEADROOM;
 	return !INLINE_TAGS && tagged && push_tag(ctx, local->vlan) ? NO_HEADROOM : sent;
 }

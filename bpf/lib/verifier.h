@@ -27,6 +27,18 @@ static __always_inline __u32 unknown_scalar(__u32 value)
 }
 
 /*
+ * The same, also where clang would put the byte of unknown_scalar() at a multiple of 8, which it does if nothing else
+ * of the array is used. Only for values on which no pointer's validity depends.
+ */
+static __always_inline __u32 forgotten(__u32 value)
+{
+	__u64 bytes;
+
+	asm volatile("*(u8 *)(%1 + 4) = %0\n%0 = *(u8 *)(%1 + 4)" : "+r"(value) : "r"(&bytes) : "memory");
+	return value;
+}
+
+/*
  * Makes the verifier treat a value as an unknown scalar. The one of Linux 6.1 would otherwise check each path to a sum
  * on its own and exceed its limit.
  */
