@@ -198,7 +198,7 @@ static __always_inline enum outcome follow_route(context *ctx, const struct inte
 	if (outcome == DELIVERED_SAME_HOST)
 		outcome = call_same_host(ctx, egress->state, egress->receiver);
 	if (leaves_by_tunnel(outcome))
-		outcome = unknown_scalar(send_out(ctx, sender, egress, outcome, tx_ifindex));
+		outcome = forgotten(send_out(ctx, sender, egress, outcome, tx_ifindex));
 	if (outcome < FIRST_DROPPED) /* most frames take this return */
 		return outcome;
 	return needs_icmp_error(outcome) ? call_errors(ctx, egress->state, outcome) : outcome;

@@ -280,7 +280,7 @@ static __always_inline enum outcome from_underlay(context *ctx, struct frame_sta
 	if (STAGES && (outcome == CONTINUE || outcome == INNER_PROTOCOL))
 		outcome = functions_of_underlay(ctx, state, outcome, on_path);
 	if (outcome == CONTINUE || outcome == INNER_PROTOCOL)
-		outcome = unknown_scalar(route_inner_frame(ctx, local, state, outcome, on_path, tx_ifindex));
+		outcome = forgotten(route_inner_frame(ctx, local, state, outcome, on_path, tx_ifindex));
 	return deliver_or_forward(ctx, local, state, outcome, tx_ifindex);
 }
 

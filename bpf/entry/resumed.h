@@ -159,7 +159,7 @@ static __always_inline enum outcome resume_endpoint(context *ctx, const struct i
 		outcome = run_functions(ctx, sender, &egress);
 	}
 	if (is_sent(state))
-		outcome = unknown_scalar(follow_sent(ctx, &egress, outcome));
+		outcome = forgotten(follow_sent(ctx, &egress, outcome));
 	return follow_route(ctx, sender, &egress, outcome, tx_ifindex);
 }
 
@@ -245,7 +245,7 @@ static __always_inline enum outcome resume_tunnel(context *ctx, struct frame_sta
 		if (state->changed)
 			outcome = unknown_scalar(parse_changed(ctx, state, &on_path));
 		if (outcome == CONTINUE || outcome == INNER_PROTOCOL)
-			outcome = unknown_scalar(route_inner_frame(ctx, local, state, outcome, on_path, tx_ifindex));
+			outcome = forgotten(route_inner_frame(ctx, local, state, outcome, on_path, tx_ifindex));
 		return deliver_or_forward(ctx, local, state, outcome, tx_ifindex);
 	}
 	if (outcome == DELIVERED || outcome == FUNCTION_DELIVERED) { /* to_endpoint */

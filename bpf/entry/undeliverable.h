@@ -84,7 +84,7 @@ static __always_inline enum outcome errors_from_underlay(context *ctx, struct fr
 
 	if (!local || !local->interface) /* closed: it was just removed */
 		return drop_reason(reason);
-	outcome = unknown_scalar(answer_tunnel_packet(ctx, local, state, reason, tx_ifindex));
+	outcome = forgotten(answer_tunnel_packet(ctx, local, state, reason, tx_ifindex));
 	if (leaves_by_tunnel(outcome))
 		outcome = send_through_tunnel(ctx, local, &state->tunnel, 0, 0, outcome, tx_ifindex);
 	return outcome == EXCEEDS_MTU ? drop_reason(reason) : outcome;
