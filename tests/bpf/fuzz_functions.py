@@ -47,5 +47,5 @@ def install(compiled: CompiledObject, hook: Hook, fds: Mapping[str, int], leaves
     for vni in VNIS:
         bpf.update(fds[MapName.VPC_STAGES], U32.pack(vni), map_layout.VPC_STAGES.pack(CHAIN, CHAIN, CHAIN))
     vnis = sum({1 << (vni & 63) for vni in VNIS})
-    bpf.update(fds[MapName.HOST_STAGES], U32.pack(0), map_layout.HOST_STAGES.pack(vnis, CHAIN, CHAIN))
+    bpf.update(fds[MapName.HOST_STAGES], U32.pack(0), map_layout.HOST_STAGES.pack(vnis, CHAIN, CHAIN, 0))
     return opened
