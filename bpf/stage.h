@@ -35,7 +35,7 @@ enum stage_point {
 	STAGE_FORWARDED = 3,	 /* about to leave this bouncer or divider */
 	STAGE_FROM_UNDERLAY = 4, /* a tunnel packet from a known droplet, with its outer headers */
 	STAGE_PASSED = 5,  /* not for the overlay, and not parsed; about to be passed to the host's network stack */
-	STAGE_DROPPED = 6, /* dropped; verdicts are ignored */
+	STAGE_DROPPED = 6, /* dropped; verdicts are ignored, but for STAGE_HAND_OVER */
 };
 
 /* What becomes of the packet. 0 and all other values are faults: on_fault in the function's document decides. */
@@ -45,6 +45,7 @@ enum stage_verdict {
 	STAGE_SEND_BACK = 3, /* to where it came from; see stage_swap() */
 	STAGE_SEND_TO = 4,   /* as it is to the endpoint of this host and the same VPC with the address stage->target */
 	STAGE_SEND = 5, /* at to_endpoint of a function endpoint: on its way as a packet that this endpoint sends */
+	STAGE_HAND_OVER = 6, /* as STAGE_GO_ON, and the next process behind it that takes only such packets gets it */
 };
 
 enum stage_direction {

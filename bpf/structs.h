@@ -290,9 +290,10 @@ struct function_traffic {
 	__u64 dropped;
 	__u64 sent_back;
 	__u64 sent_to;
-	__u64 faults;	  /* verdicts that are invalid there; besides, packets that went on and are unusable */
-	__u64 samples;	  /* frames whose time was measured */
-	__u64 sampled_ns; /* the sum of these times */
+	__u64 handed_over; /* went on for the next process that takes only such packets */
+	__u64 faults;	   /* verdicts that are invalid there; besides, packets that went on and are unusable */
+	__u64 samples;	   /* frames whose time was measured */
+	__u64 sampled_ns;  /* the sum of these times */
 };
 
 /* function_reasons: (index in function_counters) * STAGE_REASONS + reason -> packets; per CPU. Written by programs. */
@@ -424,15 +425,15 @@ struct frame_state {
 	__u16 packets; /* tc: how many packets the frame stands for */
 	struct outer outer;
 	struct options options;
-	__u32 chain;	/* stages: the functions that are still to run */
-	__u32 outcome;	/* stages: an enum outcome, that of the frame so far */
-	__u32 flow;	/* from_endpoint: hash of the flow */
-	__u32 changed;	/* stages: 1 + the index of the last function that changed the packet; 0: none did */
-	__u32 sends;	/* stages: an enum stage_verdict for the program that continues; 0: go on */
-	__u8 on_path;	/* from a tunnel: the inner sender is known to be at the peer */
-	__u8 processed; /* a process had it: its length may have changed; at dropped, it is counted */
-	__u8 sent;	/* a function endpoint sends it: rx_ifindex stands for that endpoint */
-	__u8 rest;
+	__u32 chain;	  /* stages: the functions that are still to run */
+	__u32 outcome;	  /* stages: an enum outcome, that of the frame so far */
+	__u32 flow;	  /* from_endpoint: hash of the flow */
+	__u32 changed;	  /* stages: 1 + the index of the last function that changed the packet; 0: none did */
+	__u32 sends;	  /* stages: an enum stage_verdict for the program that continues; 0: go on */
+	__u8 on_path;	  /* from a tunnel: the inner sender is known to be at the peer */
+	__u8 processed;	  /* a process had it: its length may have changed; at dropped, it is counted */
+	__u8 sent;	  /* a function endpoint sends it: rx_ifindex stands for that endpoint */
+	__u8 handed;	  /* stages: for the next process of the chain that takes only packets handed over */
 	__u32 rx_ifindex; /* handed over to a process: where the frame was received */
 	__u32 answers; /* handed over to a process: how many answers it may still give, more than 1 for GSO packets */
 	__u64 stage[STAGE_WORDS]; /* stages: struct stage behind its pointers, see lib/stages.h */
@@ -440,6 +441,7 @@ struct frame_state {
 
 #define PROCESS_SERVED	   1U /* a process serves the sockets */
 #define PROCESS_ANSWERS_TC 2U /* its answers continue at tc, else at XDP */
+#define PROCESS_HANDED	   4U /* takes only packets that a program of the chain handed over */
 #define PROCESS_QUEUES	   16 /* queues of a process at most; a power of two */
 #define PROCESS_REASONS	   2  /* words of 64 bits that hold a bit for each outcome */
 

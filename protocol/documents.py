@@ -152,7 +152,8 @@ class FunctionProcess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, g
 
     It asks at a Unix socket of the agent's, `NAME.sock` in the folder of the host's settings, with the function's id.
     It gets so many `queues`; all packets of a flow go to one. At `dropped` it sees packets that are dropped for one of
-    the `reasons`, or all if there are none.
+    the `reasons`, or all if there are none. If `handed` is set, it gets only packets that a program before it in the
+    chain handed over.
     """
 
     user: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -161,6 +162,7 @@ class FunctionProcess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, g
         tuple[Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(DROP_REASONS)})], ...],
         msgspec.Meta(max_length=len(DROP_REASONS), description="Reasons for drops, as telemetry names them."),
     ] = ()
+    handed: bool = False
 
 
 class FunctionProgram(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):

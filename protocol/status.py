@@ -211,6 +211,7 @@ class FunctionTraffic(msgspec.Struct, frozen=True):
     dropped: int = 0
     sent_back: int = 0
     sent_to: int = 0
+    handed_over: int = 0
     faults: int = 0
     reasons: dict[str, int] = {}
     samples: int = 0

@@ -13,7 +13,7 @@ from protocol.rpc import FieldValue, FunctionLogReply, FunctionMap, FunctionMapE
 from protocol.status import FunctionTraffic, ServedFunction
 
 FUNCTION, KEY, VALUE = "FUNCTION", "KEY", "VALUE"
-_OPTIONAL = ("SENT BACK", "SENT TO", "FAULTS", "REASONS", "MEAN TIME", "QUEUES", "VERSION")
+_OPTIONAL = ("SENT BACK", "SENT TO", "HANDED OVER", "FAULTS", "REASONS", "MEAN TIME", "QUEUES", "VERSION")
 """Columns of counters that are left out if they are empty for every function."""
 
 
@@ -41,7 +41,7 @@ def _traffic_row(host: str, item: FunctionTraffic) -> tuple[str, ...]:
     return (
         *(host, item.function, item.point),
         *(f"{number:,}" for number in (item.received.packets, item.went_on, item.dropped)),
-        *(f"{number:,}" if number else "" for number in (item.sent_back, item.sent_to, item.faults)),
+        *(f"{number:,}" if number else "" for number in (item.sent_back, item.sent_to, item.handed_over, item.faults)),
         ", ".join(f"{reason}: {packets:,}" for reason, packets in sorted(item.reasons.items(), key=_by_number)),
         f"{item.mean_ns:,.0f} ns" if item.samples else "",
         _queues(item) if item.queues else "",

@@ -20,6 +20,7 @@ from agent.core.model.map_layout import (
     ALL_REASONS,
     NO_PROCESS,
     PROCESS_ANSWERS_TC,
+    PROCESS_HANDED,
     PROCESS_QUEUES,
     PROCESS_SERVED,
     STAGE_POINTS,
@@ -109,17 +110,18 @@ class ProcessFunctions:
             uid = user_of(function.program.process.user)
         except UnknownUserError as error:
             await self._take_out(place, function.slot)
+            self._write_selection(function)
             raise OperatorError(2, str(error)) from error
         if self._serves(function, uid):
             self._wanted[place] = function
-            self._write_reasons(function)
+            self._write_selection(function)
             return
         await self._stop_serving(place)
         await self._remove_unused_pairs()
         path = self._host.folder / f"{function.id}.sock"
         served = ServedFunction(function.id, path, uid, self._plumbing(place), self._host.hang)
         self._served[place], self._wanted[place] = served, function
-        self._write_reasons(function)
+        self._write_selection(function)
 
     def _serves(self, function: Function, uid: int) -> bool:
         """Return whether a function is served as it is wanted, but for what can be changed in its entry."""
@@ -210,7 +212,7 @@ class ProcessFunctions:
         def direct(pairs: Pairs, lane: int) -> None:
             function = self._wanted.get(place)
             if function is not None:
-                self._write(_index(function), pairs, lane, _reasons_of(function))
+                self._write(_index(function), pairs, lane, _reasons_of(function), handed=_takes_handed(function))
 
         return Plumbing(make, remove, remove_others, direct)
 
@@ -264,17 +266,20 @@ class ProcessFunctions:
         value = self._host.loaded.maps[MapName.FUNCTION_PROCESSES].lookup(U32.pack(index))
         return unpack_function_process(value) if value else NO_PROCESS
 
-    def _write(self, index: int, pairs: Pairs, lane: int, reasons: int) -> None:
+    def _write(self, index: int, pairs: Pairs, lane: int, reasons: int, *, handed: bool = False) -> None:
         """Let packets go to pairs, or with none to nobody; programs read the entry word by word."""
         flags = (PROCESS_ANSWERS_TC if self._host.hook is Hook.TC else 0) | (PROCESS_SERVED if pairs else 0)
+        flags |= PROCESS_HANDED if handed else 0
         entry = FunctionProcess(tuple(pair.near for pair in pairs), lane, LONGEST, flags, reasons)
         self._put(index, entry)
 
-    def _write_reasons(self, function: Function) -> None:
-        """Change what a process at dropped is to see, whoever serves it."""
-        index, reasons = _index(function), _reasons_of(function)
-        if (now := self._read(index)).reasons != reasons:
-            self._put(index, now._replace(reasons=reasons))
+    def _write_selection(self, function: Function) -> None:
+        """Change which packets a process is to see, whoever serves it."""
+        index, now = _index(function), self._read(_index(function))
+        flags = now.flags & ~PROCESS_HANDED | (PROCESS_HANDED if _takes_handed(function) else 0)
+        wanted = now._replace(reasons=_reasons_of(function), flags=flags)
+        if now != wanted:
+            self._put(index, wanted)
 
     def _put(self, index: int, entry: FunctionProcess) -> None:
         descriptor = self._host.loaded.maps[MapName.FUNCTION_PROCESSES].descriptor
@@ -302,6 +307,10 @@ def _index(function: Function) -> int:
 
 def _queues_of(function: Function) -> int:
     return function.program.process.queues if function.program.process is not None else 0
+
+
+def _takes_handed(function: Function) -> bool:
+    return function.program.process is not None and function.program.process.handed
 
 
 def _reasons_of(function: Function) -> int:

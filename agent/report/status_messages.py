@@ -252,6 +252,7 @@ def _function_traffic(
         found.dropped,
         found.sent_back,
         found.sent_to,
+        found.handed_over,
         found.faults,
         reasons={str(reason): packets for reason, packets in found.reasons.items()},
         samples=found.samples,

@@ -102,6 +102,11 @@ static __always_inline bool is_valid_verdict(const struct frame_state *state, __
 	return verdict == STAGE_GO_ON || verdict == STAGE_DROP || verdict == STAGE_SEND_BACK;
 }
 
+static __always_inline bool hands_over(__u32 verdict, enum stage_point point)
+{
+	return verdict == STAGE_HAND_OVER && point != STAGE_PASSED; /* where no process can be */
+}
+
 static __always_inline void count_verdict(struct function_traffic *traffic, __u32 verdict, struct amount amount)
 {
 	if (verdict == STAGE_GO_ON)
@@ -206,12 +211,17 @@ static __always_inline int process_function(context *ctx, enum stage_point point
 		traffic->went_on += amount_of(ctx, state).packets;
 		return go_on(ctx, state, point);
 	}
-	valid = is_valid_verdict(state, verdict, point);
-	count_verdict(traffic, valid ? verdict : 0, amount_of(ctx, state));
-	if (valid)
-		return carry_out(ctx, state, result, point, index);
-	if (PATCHED(MAGIC_CLOSED) && point != STAGE_DROPPED)
-		return drop_at(ctx, state, point, FUNCTION_FAULT);
+	if (hands_over(verdict, point)) {
+		traffic->handed_over += amount_of(ctx, state).packets;
+		state->handed = 1;
+	} else {
+		valid = is_valid_verdict(state, verdict, point);
+		count_verdict(traffic, valid ? verdict : 0, amount_of(ctx, state));
+		if (valid)
+			return carry_out(ctx, state, result, point, index);
+		if (PATCHED(MAGIC_CLOSED) && point != STAGE_DROPPED)
+			return drop_at(ctx, state, point, FUNCTION_FAULT);
+	}
 	return go_on(ctx, state, point);
 }
 

@@ -114,6 +114,14 @@ static __always_inline bool is_wanted(const struct function_process *process, __
 	return process->reasons[outcome >> 6 & (PROCESS_REASONS - 1)] >> (outcome & 63) & 1;
 }
 
+/* Whether the packet is for the process at all. */
+static __always_inline bool takes(const struct function_process *process, const struct frame_state *state, __u32 point)
+{
+	if (process->flags & PROCESS_HANDED && !state->handed)
+		return false;
+	return point != STAGE_DROPPED || is_wanted(process, state->outcome);
+}
+
 static __always_inline void fill_meta(context *ctx, struct function_meta *meta, struct frame_state *state, __u32 point,
 				      __u64 token)
 {
@@ -149,6 +157,7 @@ static __always_inline enum outcome hand_to_process(context *ctx, struct frame_s
 	state->answers = HAS_GSO ? state->packets : 1;
 	state->changed = index + 1;
 	state->processed = 1;
+	state->handed = 0;
 	if (headers) {
 		if (remove_outer(ctx, headers, state->outer.summed))
 			return MALFORMED_OUTER;
@@ -193,7 +202,7 @@ static __always_inline int process_handed_over(context *ctx)
 
 	if (!state || !process)
 		return leave_function(ctx, state, NO_PROGRAM, 0);
-	if (point == STAGE_DROPPED && !is_wanted(process, state->outcome))
+	if (!takes(process, state, point))
 		return continue_chain(ctx, state, point);
 	if (traffic)
 		add(&traffic->received, amount);

@@ -197,6 +197,7 @@ static __always_inline enum outcome call_chain(context *ctx, struct frame_state 
 	state->changed = 0;
 	state->sends = 0;
 	state->processed = 0;
+	state->handed = 0;
 	describe(ctx, state, point);
 	return call_next(ctx, state, point);
 }

@@ -252,7 +252,7 @@ def served(lab: Lab, host: str) -> set[str]:
 
 def _grown(before: FunctionTraffic, now: FunctionTraffic) -> FunctionTraffic:
     """Return counters less what they were before; other fields are as they are now."""
-    names = ("went_on", "dropped", "sent_back", "sent_to", "faults")
+    names = ("went_on", "dropped", "sent_back", "sent_to", "handed_over", "faults")
     less = {name: getattr(now, name) - getattr(before, name) for name in names}
     packets = now.received.packets - before.received.packets
     length = now.received.bytes - before.received.bytes

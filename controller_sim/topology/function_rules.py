@@ -98,6 +98,7 @@ def _function(reader: Reader, name: str, files: Files) -> Function:
         on_fault or ON_FAULT[0],
         reader.number("queues", 1, documents.MAX_QUEUES, 1) if form == "process" else 1,
         _names(reader, "reasons", "a list of reasons for drops") if form == "process" else (),
+        reader.flag("handed") if form == "process" else False,
     )
 
 

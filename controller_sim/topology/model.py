@@ -87,7 +87,8 @@ class Function:
 
     `form` is how the program is given, `source`, `object`, `file` or `process`; `path` is the file as the topology
     names it, or the user of a process, and `content` what a file holds, empty for a `file`, which only hosts have.
-    `scope` has ids by kind. No `hosts`: all that know what it refers to. `queues` and `reasons` are of a process.
+    `scope` has ids by kind. No `hosts`: all that know what it refers to. `queues`, `reasons` and `handed` are of a
+    process.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Function:
     on_fault: str = "open"
     queues: int = 1
     reasons: tuple[str, ...] = ()
+    handed: bool = False
 
     def document(self) -> documents.Function:
         """Return it as documents list it."""
@@ -110,7 +112,7 @@ class Function:
         if self.form == "source":
             given = self.content.decode()
         elif self.form == "process":
-            given = documents.FunctionProcess(self.path, self.queues, self.reasons)
+            given = documents.FunctionProcess(self.path, self.queues, self.reasons, self.handed)
         return documents.Function(
             self.name,
             cast(Any, self.point),

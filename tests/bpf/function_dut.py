@@ -151,6 +151,7 @@ class FunctionDut(Dut):
         queues: int = 1,
         lanes: Iterable[int] = (0,),
         reasons: Iterable[int] = (),
+        handed: bool = False,
     ) -> None:
         """Put a function in a process into a slot, with a socket in these lanes of its map if it is served."""
         index = POINTS.index(point) * STAGE_SLOTS + slot
@@ -161,7 +162,7 @@ class FunctionDut(Dut):
                 FunctionDut.sockets = Sockets((LOOPBACK,), own[map_of(SOCKETS)], LANES - 1)
             for lane in lanes:
                 bpf.update(own[map_of(SOCKETS)], U32.pack(lane), U32.pack(FunctionDut.sockets.descriptors[1]))
-        flags = map_layout.PROCESS_SERVED if served else 0
+        flags = (map_layout.PROCESS_SERVED if served else 0) | (map_layout.PROCESS_HANDED if handed else 0)
         mask = sum(1 << reason for reason in reasons) or map_layout.ALL_REASONS
         entry = map_layout.FunctionProcess((UPLINK,) * queues, 0, 3000, flags, mask)
         value = map_layout.pack_function_process(entry)
@@ -237,7 +238,7 @@ class FunctionDut(Dut):
         index = U32.pack(POINTS.index(point) * STAGE_SLOTS + slot)
         values = bpf.lookup_percpu(self.fds[MapName.FUNCTION_COUNTERS], index, map_layout.FUNCTION_TRAFFIC.size)
         sums = [sum(numbers) for numbers in zip(*map(map_layout.FUNCTION_TRAFFIC.unpack, values), strict=True)]
-        return Counted(*sums[:7])
+        return Counted(*sums[:8])
 
     def reason(self, point: str, slot: int, reason: int) -> int:
         """Return the packets that a function dropped for one of its own reasons."""

@@ -17,7 +17,7 @@ from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import Outcome
 
 GO_ON, DROP, SEND_BACK = "return STAGE_GO_ON;", "stage->reason = 5; return STAGE_DROP;", "return STAGE_SEND_BACK;"
-INVALID = "return 17;"
+INVALID, HAND_OVER = "return 17;", "return STAGE_HAND_OVER;"
 PAYLOAD = b"payload of an even length!"
 
 
@@ -116,6 +116,23 @@ def test_an_invalid_verdict_is_a_fault_and_on_fault_decides(functions: FunctionD
     drops = closed and point != "dropped"
     assert run_at(functions, point).outcome is (Outcome.FUNCTION_FAULT if drops else USUAL[point])
     assert functions.counted(point, 0).faults == 1
+
+
+@pytest.mark.parametrize("point", ACTING[:4])
+def test_a_packet_that_is_handed_over_goes_on_where_no_process_takes_it(functions: FunctionDut, point: str) -> None:
+    put(functions, point, HAND_OVER, GO_ON)
+    assert run_at(functions, point).outcome is USUAL[point]
+    first, second = (functions.counted(point, slot) for slot in range(2))
+    assert (first.packets, first.handed_over, first.went_on, first.faults) == (1, 1, 0, 0)
+    assert (second.packets, second.went_on) == (1, 1)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_no_packet_is_handed_over_at_passed_where_no_process_can_be(functions: FunctionDut, closed: bool) -> None:
+    put(functions, "passed", HAND_OVER, closed=closed)
+    assert run_at(functions, "passed").outcome is (Outcome.FUNCTION_FAULT if closed else Outcome.PASSED)
+    found = functions.counted("passed", 0)
+    assert (found.handed_over, found.faults) == (0, 1)
 
 
 @pytest.mark.parametrize("point", POINTS)

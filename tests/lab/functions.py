@@ -106,7 +106,7 @@ def counted(lab: SystemLab, host: str, id_: str) -> Counted:
             numbers = bpf.lookup_percpu(reasons, U32.pack(index * STAGE_REASONS + reason), 8)
             if total := sum(int.from_bytes(number, sys.byteorder) for number in numbers):
                 by_reason[reason] = total
-    return Counted(*sums[:7], by_reason)
+    return Counted(*sums[:8], by_reason)
 
 
 class Datagrams:

@@ -23,7 +23,7 @@ from lab.function_processes import (
     until_served,
 )
 from lab.function_topology import HOSTS, SMALL
-from lab.functions import SENDING_PORT, counted, datagrams, grows_to, heard, put
+from lab.functions import SENDING_PORT, counted, datagrams, function, grows_to, heard, put, source
 from lab.waiting import until
 
 from agent.core.model.hooks import POINTS
@@ -60,6 +60,10 @@ function.run()
 """
 """Answers with a verdict that does not exist."""
 NOWHERE = "224.0.0.9"
+CHOOSES = source("""\
+	__u16 from, to;
+
+	return stage_ports(stage, &from, &to) || to != 7500 ? STAGE_GO_ON : STAGE_HAND_OVER;""")
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +82,9 @@ def process_at(point: str, id_: str, vpc: str = "blue", **fields: object) -> Fun
 
 
 @contextlib.contextmanager
-def published(lab: SystemLab, host: str, one: Function) -> Iterator[str]:
-    """Have a function on a host for the time of a block."""
-    put(lab, host, "tenant.one", one)
+def published(lab: SystemLab, host: str, one: Function, *others: Function) -> Iterator[str]:
+    """Have a function in a process, and others, on a host for the time of a block."""
+    put(lab, host, "tenant.one", one, *others)
     until(socket_of(lab, host, one.id).exists)
     open_folders(lab)
     try:
@@ -135,6 +139,28 @@ def test_flows_are_spread_over_the_queues_of_a_process_and_each_keeps_its_own(la
             flows.setdefault(port, set()).add(queue)
         assert all(len(queues) == 1 for queues in flows.values())
         assert len(set.union(*flows.values())) > 1
+
+
+@at_hosts
+def test_a_process_gets_what_a_program_hands_over_until_its_document_asks_for_all_packets(
+    lab: SystemLab, host: str
+) -> None:
+    chooses = function(f"chooses-{host}", "from_endpoint", CHOOSES, vpc="blue")
+    takes, all_packets = (process_at("from_endpoint", f"takes-{host}", handed=handed) for handed in (True, False))
+    code = SORTS.replace("FRAMES", str(frames_of(1)))
+    with published(lab, host, takes, chooses) as id_, process(lab, host, id_, code) as started, datagrams() as sockets:
+        until_served(lab, host, id_)
+        sender = sockets.socket(lab.inside(f"shop-{host}"), lab.address(f"shop-{host}", 4), SENDING_PORT)
+        to = lab.address(f"shop-{'t' if host == 'x' else 'x'}", 4)
+        assert started.stdout is not None
+        before = counted(lab, host, chooses.id)
+        for port in (7501, 7500, 7502, 7500):
+            sender.sendto(b"which?", (to, port))
+        assert [started.stdout.readline().split()[0] for _ in range(2)] == ["7500", "7500"]
+        assert grows_to(lab, host, chooses.id, before, handed_over=2).faults == 0
+        put(lab, host, "tenant.one", all_packets, chooses)
+        sender.sendto(b"which?", (to, 7501))
+        assert started.stdout.readline().split()[0] == "7501", "the same process gets it"
 
 
 @at_hosts

@@ -16,7 +16,7 @@ from protocol.rpc import FunctionLogReply, FunctionMap, FunctionMapEntry, Functi
 from protocol.status import Counters, FunctionTraffic, ServedFunction
 
 OPEN, CLOSED = FailingFunction("a", "from_endpoint", closed=False), FailingFunction("b", "passed", closed=True)
-FOUND = FunctionCounters(Traffic(10, 1000), 4, 3, 2, 0, 1, 2, 301, {3: 2, 11: 1})
+FOUND = FunctionCounters(Traffic(10, 1000), 4, 3, 2, 0, 5, 1, 2, 301, {3: 2, 11: 1})
 
 
 VALUES: tuple[MapValue, ...] = (1, -1, "01", {"a": 1, "b": "02", "c": [1, 2]})
@@ -67,7 +67,7 @@ def test_counters_name_functions_and_their_points() -> None:
     assert [(one.function, one.point) for one in found.functions] == [("app", "from_endpoint"), ("web", "passed")]
     one = found.functions[0]
     assert one.received == status.Traffic(10, 1000)
-    assert (one.went_on, one.dropped, one.sent_back, one.sent_to, one.faults) == (4, 3, 2, 0, 1)
+    assert (one.went_on, one.dropped, one.sent_back, one.sent_to, one.handed_over, one.faults) == (4, 3, 2, 0, 5, 1)
     assert (one.reasons, one.samples, one.mean_ns) == ({"3": 2, "11": 1}, 2, 150.5)
     assert codec.decode(codec.encode(found), Counters) == found
 
@@ -114,7 +114,7 @@ def test_a_table_of_counters_has_the_columns_that_are_used_and_fits(
     function_tables.traffic([("h1", traffic("web"))], wide=False)
     plain = capsys.readouterr().out
     assert "1,234,567" in plain
-    assert not any(word in plain for word in ("SENT BACK", "FAULTS", "REASONS", "MEAN TIME"))
+    assert not any(word in plain for word in ("SENT BACK", "HANDED OVER", "FAULTS", "REASONS", "MEAN TIME"))
     busy = traffic("app", faults=2, sent_back=3, reasons={"11": 1, "3": 2_000}, samples=4, mean_ns=42.4)
     function_tables.traffic([("h1", traffic("web")), ("host-number-2", busy)], wide=False)
     full = capsys.readouterr().out

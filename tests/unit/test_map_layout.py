@@ -68,8 +68,8 @@ FIELDS = {
     "function_traffic": (
         map_layout.FUNCTION_TRAFFIC,
         [
-            *("received.packets", "received.bytes", "went_on", "dropped", "sent_back", "sent_to", "faults"),
-            *("samples", "sampled_ns"),
+            *("received.packets", "received.bytes", "went_on", "dropped", "sent_back", "sent_to"),
+            *("handed_over", "faults", "samples", "sampled_ns"),
         ],
     ),
     "outer": (map_layout.OUTER, ["to", "pseudo", "udp", "ip_payload", "vlan", "summed"]),
@@ -91,7 +91,7 @@ FIELDS["frame_state"] = (
         *(f"{part}.{field}" for part in ("packet", "tunnel", "transport") for field in FIELDS[part][1]),
         *("called", "length", "reason", "receiver", "local", "received_flags", "packets"),
         *(f"{part}.{field}" for part in ("outer", "options") for field in FIELDS[part][1]),
-        *("chain", "outcome", "flow", "changed", "sends", "on_path", "processed", "sent"),
+        *("chain", "outcome", "flow", "changed", "sends", "on_path", "processed", "sent", "handed"),
         *("rx_ifindex", "answers", "stage"),
     ],
 )

@@ -91,9 +91,10 @@ def test_a_function_is_published_to_the_hosts_that_know_what_it_refers_to_or_tha
 
 
 def test_a_process_is_named_by_its_user(folder):
-    written = '{name: mirror, point: dropped, vpc: red, process: "4711", reasons: [no_endpoint], queues: 2}'
+    mirror = '{name: mirror, point: dropped, vpc: red, process: "4711", reasons: [no_endpoint], queues: 2, '
+    written = f"{mirror}handed: true}}"
     (found,) = compiled(folder, written)["h1"]["function.mirror"].functions
-    assert found.program == FunctionProgram(process=FunctionProcess("4711", 2, ("no_endpoint",)))
+    assert found.program == FunctionProgram(process=FunctionProcess("4711", 2, ("no_endpoint",), handed=True))
 
 
 def test_a_lab_keeps_the_files_as_they_were_when_it_read_the_topology(folder):

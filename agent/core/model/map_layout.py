@@ -127,13 +127,13 @@ VPC_STAGES = struct.Struct("=III4x")
 """struct vpc_stages { u32 forwarded, from_underlay, dropped; pad }."""
 HOST_STAGES = struct.Struct("=QIIQ")
 """struct host_stages { u64 vnis; u32 passed, dropped; u64 open }."""
-FUNCTION_TRAFFIC = struct.Struct("=9Q")
-"""struct function_traffic { traffic received; u64 went_on, dropped, sent_back, sent_to, faults, samples, sampled_ns
-}."""
+FUNCTION_TRAFFIC = struct.Struct("=10Q")
+"""struct function_traffic { traffic received; u64 went_on, dropped, sent_back, sent_to, handed_over, faults, samples,
+sampled_ns }."""
 FUNCTION_PROCESS = struct.Struct(f"={4 * PROCESS_QUEUES}sIIII{8 * PROCESS_REASONS}s")
 """struct function_process { u32 ifindex[PROCESS_QUEUES], lane, longest, flags, queues; u64 reasons[PROCESS_REASONS]
 }."""
-PROCESS_SERVED, PROCESS_ANSWERS_TC = 1, 2
+PROCESS_SERVED, PROCESS_ANSWERS_TC, PROCESS_HANDED = 1, 2, 4
 ALL_REASONS = (1 << 64 * PROCESS_REASONS) - 1
 OVERLAY_KEY = struct.Struct("=I16s")
 """struct overlay_key { u32 vni; address }."""
@@ -196,11 +196,11 @@ OUTER = struct.Struct("=16sQHH2sBx")
 OPTIONS = struct.Struct("=HHHH")
 """struct options { u16 rts; u16 probe; u16 returned; u16 label }."""
 FRAME_STATE = struct.Struct(
-    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB3xH{OUTER.format[1:]}{OPTIONS.format[1:]}IIIIIBBBxII80s"
+    f"={PACKET.format[1:]}{TUNNEL.format[1:]}{TRANSPORT.format[1:]}IIIIHB3xH{OUTER.format[1:]}{OPTIONS.format[1:]}IIIIIBBBBII80s"
 )
 """struct frame_state { packet; tunnel; transport; u32 called, length, reason, receiver; u16 local; u8 received_flags;
 pad[3]; u16 packets; outer; options; u32 chain, outcome, flow,
-changed, sends; u8 on_path, processed, sent; rest; u32 rx_ifindex, answers; u64 stage[STAGE_WORDS] }. The agent
+changed, sends; u8 on_path, processed, sent, handed; u32 rx_ifindex, answers; u64 stage[STAGE_WORDS] }. The agent
 neither reads nor writes it."""
 SCRATCH = struct.Struct("=2048s")
 """struct scratch { u8 bytes[2048] }. The agent neither reads nor writes it."""

@@ -67,6 +67,7 @@ class FunctionCounters(NamedTuple):
     dropped: int
     sent_back: int
     sent_to: int
+    handed_over: int
     faults: int
     samples: int
     sampled_ns: int

@@ -24,13 +24,14 @@ _FROM_ENDPOINT, _TO_ENDPOINT, _FROM_UNDERLAY, _PASSED, _DROPPED = 1, 2, 4, 5, 6
 _TO_TUNNEL = 50
 _EGRESS, _INGRESS, _NO_PORTS = 1, 2, 2
 _IPV4, _IPV6, _TCP, _UDP = 0x0800, 0x86DD, 6, 17
-GO_ON, DROP, SEND_BACK, SEND_TO, SEND = 1, 2, 3, 4, 5
+GO_ON, DROP, SEND_BACK, SEND_TO, SEND, HAND_OVER = 1, 2, 3, 4, 5, 6
 _NAMES = {
     GO_ON: "STAGE_GO_ON",
     DROP: "STAGE_DROP",
     SEND_BACK: "STAGE_SEND_BACK",
     SEND_TO: "STAGE_SEND_TO",
     SEND: "STAGE_SEND",
+    HAND_OVER: "STAGE_HAND_OVER",
 }
 
 _KEY = -8
@@ -68,7 +69,7 @@ def is_verdict(verdict: int, point: int) -> bool:
     """Return whether a verdict is valid at a point; where functions only observe, all that are defined are."""
     if verdict == SEND:
         return point in {_TO_ENDPOINT, _DROPPED}
-    return verdict in _NAMES and not (verdict == SEND_TO and point == _PASSED)
+    return verdict in _NAMES and not (verdict in {SEND_TO, HAND_OVER} and point == _PASSED)
 
 
 def samples(point: int) -> Iterator[Sample]:
