@@ -157,7 +157,6 @@ static __always_inline enum outcome hand_to_process(context *ctx, struct frame_s
 	state->answers = HAS_GSO ? state->packets : 1;
 	state->changed = index + 1;
 	state->processed = 1;
-	state->handed = 0;
 	if (headers) {
 		if (remove_outer(ctx, headers, state->outer.summed))
 			return MALFORMED_OUTER;
@@ -212,6 +211,8 @@ static __always_inline int process_handed_over(context *ctx)
 			traffic->faults += amount.packets;
 		return on_fault(ctx, state, point, closed);
 	}
+	if (process->flags & PROCESS_HANDED)
+		state->handed = 0;
 	if (point == STAGE_DROPPED)
 		return mirror_dropped(ctx, state, index, ifindex);
 	outcome = hand_to_process(ctx, state, point, index);

@@ -100,6 +100,16 @@ def test_a_second_process_takes_an_answered_packet_if_a_program_hands_it_over_ag
     assert at_xdp.counted("from_endpoint", 5).packets == int(again)
 
 
+def test_a_process_that_takes_all_packets_does_not_end_a_hand_over(at_xdp: FunctionDut) -> None:  # noqa: F811
+    at_xdp.install("from_endpoint", 0, user_program(HAND_OVER))
+    at_xdp.install_process("from_endpoint", 5, handed=True)
+    at_xdp.install_process("from_endpoint", 3)
+    at_xdp.chains("from_endpoint", 0, 3, 5)
+    frame = answer(at_xdp, run_at(at_xdp, "from_endpoint").frame, ANSWER_GO_ON)
+    assert at_xdp.answer(frame).outcome is Outcome.FUNCTION_HANDED_OVER
+    assert [at_xdp.counted("from_endpoint", slot).packets for slot in (3, 5)] == [1, 1]
+
+
 def test_a_process_cannot_hand_packets_over(at_xdp: FunctionDut) -> None:  # noqa: F811
     put(at_xdp, "from_endpoint", HAND_OVER, closed=True)
     frame = bytearray(answer(at_xdp, run_at(at_xdp, "from_endpoint").frame, ANSWER_GO_ON))

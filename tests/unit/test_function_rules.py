@@ -116,7 +116,7 @@ def test_a_process_cannot_be_at_every_point() -> None:
     [
         ({"queues": 0}, "from_endpoint", "queues", ErrorCode.INVALID),
         ({"queues": 17}, "from_endpoint", "queues", ErrorCode.INVALID),
-        ({"handed": 1}, "from_endpoint", "handed", ErrorCode.INVALID),
+        ({"handed": 1}, "from_endpoint", "handed", ErrorCode.WRONG_TYPE),
         ({"reasons": ["no_endpoint"]}, "from_endpoint", "reasons", ErrorCode.INVALID),
         ({"reasons": ["no_endpoint", "no_endpont"]}, "dropped", "reasons[1]", ErrorCode.INVALID),
         ({"reasons": ["delivered"]}, "dropped", "reasons[0]", ErrorCode.INVALID),
