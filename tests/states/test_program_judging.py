@@ -354,7 +354,7 @@ def test_a_function_that_moves_to_a_document_with_a_new_program_stays_where_it_i
         assert agent.kernel.contents() == before
         for name in "fg":
             answer = agent.last_acks[name]
-            assert (answer.state, [error.code for error in answer.errors]) == (State.PENDING, [ErrorCode.UNJUDGED])
+            assert (answer.state, [error.code for error in answer.errors]) == (State.PENDING, [ErrorCode.UNCHECKED])
         await agent.deliver([])
         assert agent.kernel.end_watch() == []
         assert agent.kernel.functions[PLACE].program.source == "newer"
