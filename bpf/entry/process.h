@@ -248,6 +248,21 @@ static __always_inline int process_originated(context *ctx, const struct functio
 }
 
 /*
+ * Whether the endpoints of a packet are still of its VPC. A process may keep a packet until their slots belong to
+ * endpoints of other VPCs, as which it must not continue.
+ */
+static __always_inline bool is_still_of_vpc(const struct frame_state *state, __u32 point)
+{
+	__u32 vni = state->tunnel.vni;
+
+	if (point == STAGE_DROPPED) /* does not continue */
+		return true;
+	if (state->rx_ifindex >= IFINDEX_BASE && !find_receiver(state->rx_ifindex, vni))
+		return false;
+	return point != STAGE_TO_ENDPOINT || find_receiver(state->receiver, vni);
+}
+
+/*
  * Takes back what is known of the packet. NULL if the token is of none, or was used: of a GSO packet, which was cut on
  * its way, once for each piece. Two answers at the same moment could use that of a GSO packet once more than that.
  */
@@ -323,7 +338,7 @@ static __always_inline int process_answer(context *ctx, const struct function_an
 	if (is_originated(answer))
 		return process_originated(ctx, answer, index);
 	state = take_back(ctx, answer);
-	if (!state)
+	if (!state || !is_still_of_vpc(state, point))
 		return refuse_answer(ctx, index);
 	verdict = counted_verdict(state, answer->verdict, point);
 	if (traffic)

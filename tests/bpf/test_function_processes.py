@@ -14,10 +14,11 @@ from function_dut import FunctionDut, user_program
 from test_functions import PAYLOAD, USUAL, received, run_at, sent
 
 from agent.core.model.hooks import Hook
+from agent.core.model.map_layout import INTERFACE, INTERFACE_FUNCTION, U32, Interface, MapName
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import DROPPED, Outcome
 from agent.datapath.processes.sockets import Sockets
-from droplet_functions import GO_ON, SEND_BACK, Direction, Meta, Point, Verdict, drop, send_to
+from droplet_functions import GO_ON, SEND, SEND_BACK, Direction, Meta, Point, Verdict, drop, send_to
 from droplet_functions.meta import META, META_SIZE, answered, unpack
 
 POINTS = ("from_endpoint", "to_endpoint", "forwarded", "from_underlay")
@@ -160,6 +161,20 @@ def test_an_answer_may_have_another_length_and_other_addresses(at_xdp: FunctionD
     assert at_xdp.answer(answer(at_xdp, meta + sent(B), GO_ON)).outcome is Outcome.DELIVERED_SAME_HOST
     meta = run_at(at_xdp, "from_endpoint").frame[:META_SIZE]
     assert at_xdp.answer(answer(at_xdp, meta + bytes(60), GO_ON)).outcome is Outcome.FUNCTION_FAULT
+
+
+@pytest.mark.parametrize(("point", "verdict"), [("from_endpoint", GO_ON), ("to_endpoint", SEND)])
+def test_a_packet_that_was_kept_until_its_slot_went_to_another_vpc_does_not_continue(
+    at_xdp: FunctionDut, point: str, verdict: Verdict
+) -> None:
+    put(at_xdp, point)
+    frame = answer(at_xdp, run_at(at_xdp, point).frame, verdict)
+    key, interfaces = U32.pack(SLOT), at_xdp.fds[MapName.INTERFACES]
+    old = Interface(*INTERFACE.unpack(bpf.lookup(interfaces, key, INTERFACE.size) or b""))
+    new = old._replace(vni=VNI + 1, flags=old.flags | INTERFACE_FUNCTION)
+    at_xdp.put(MapName.INTERFACES, key, INTERFACE.pack(*new))
+    assert at_xdp.answer(frame).outcome is Outcome.FUNCTION_ANSWER
+    assert at_xdp.counted(point, 3).sent_to == 0
 
 
 def wrong_source() -> bytes:
