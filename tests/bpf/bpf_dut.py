@@ -365,12 +365,10 @@ class Dut:
 
     def leave_state(self, frame: bytes, called: int, receiver: int = 0) -> None:
         """Write what a program leaves on each CPU for the one that it calls: 1 + its slot, and who gets the frame."""
-        fields = [*_unpacked(map_layout.PACKET), *_unpacked(map_layout.TUNNEL), *_unpacked(map_layout.TRANSPORT)]
-        rest = [*_unpacked(map_layout.OUTER), *_unpacked(map_layout.OPTIONS)]
-        functions = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(80))
-        self.fill_state(
-            map_layout.FRAME_STATE.pack(*fields, called, len(frame), 0, receiver, 0, 0, 1, *rest, *functions)
-        )
+        state = list(_unpacked(map_layout.FRAME_STATE))
+        parsed = sum(len(_unpacked(form)) for form in (map_layout.PACKET, map_layout.TUNNEL, map_layout.TRANSPORT))
+        state[parsed : parsed + 7] = called, len(frame), 0, receiver, 0, 0, 1
+        self.fill_state(map_layout.FRAME_STATE.pack(*state))
 
     def fill_state(self, value: bytes) -> None:
         """Write what the next frame finds on each CPU; the others find garbage."""
