@@ -78,7 +78,7 @@ class MapContents:
 
     def _interface(self) -> bytes:
         addresses = f.packed(INSIDE_IPV6.local), f.packed(INSIDE_IPV4.local)
-        return map_layout.INTERFACE.pack(f.VNI, 0, *addresses, f.LOCAL_MAC, 0, self._mtu(), 0)
+        return map_layout.INTERFACE.pack(f.VNI, 0, *addresses, f.LOCAL_MAC, 0, self._mtu(), 0, 0)
 
     def _endpoints(self, place: Place) -> dict[bytes, bytes]:
         own, peer, third = (_mapped(text) for text in (self.over.own, self.over.peer, self.over.third))

@@ -26,9 +26,10 @@ from agent.core.model.endpoint_slots import IFINDEX_BASE
 from agent.core.model.hooks import Hook
 from agent.core.model.map_layout import MapName
 from agent.datapath.bpf import syscall as bpf
-from agent.datapath.bpf.compiler import CompiledObject, ticks_per_second
+from agent.datapath.bpf.compiler import CompiledObject
 from agent.datapath.bpf.generations import Generations
 from agent.datapath.bpf.outcomes import RECEIVED, Outcome
+from agent.datapath.bpf.ticks import ticks_per_second
 
 CLONE_NEWNET = 0x40000000
 MMAPABLE = 1 << 10

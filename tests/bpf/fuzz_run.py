@@ -24,8 +24,8 @@ from fuzz_taps import compile_shown
 
 from agent.core.model.features import Features
 from agent.core.model.hooks import Hook
-from agent.datapath.bpf.compiler import ticks_per_second
 from agent.datapath.bpf.outcomes import Outcome
+from agent.datapath.bpf.ticks import ticks_per_second
 
 EPISODE = 200
 """The number of frames of one configuration."""

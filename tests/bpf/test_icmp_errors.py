@@ -38,9 +38,9 @@ from bpf_tunnels import Outer, frame_to, tunnelled
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
-from agent.datapath.bpf import compiler
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.outcomes import Outcome
+from agent.datapath.bpf.ticks import ticks_per_second
 
 GW = p.GATEWAY_MAC
 OVERHEAD = {4: 62, 6: 94}
@@ -256,7 +256,7 @@ def test_a_token_bucket_refills_with_time_up_to_its_burst(dut: Dut) -> None:
     dut.from_underlay(tunnelled(frame_to(A)))
     learnt = dut.direct(R)
     assert learnt is not None
-    fifth = learnt[2] - compiler.ticks_per_second() // 5  # of a second ago: ten tokens
+    fifth = learnt[2] - ticks_per_second() // 5  # of a second ago: ten tokens
     buckets = bpf.map_info(dut.fds["icmp_ratelimit"]).max_entries
     value = map_layout.TOKEN_BUCKET.pack(fifth, 50)
     bpf.update_batch(dut.fds["icmp_ratelimit"], [(map_layout.U32.pack(n), value) for n in range(buckets)])

@@ -34,8 +34,8 @@ from test_paths import from_a, invalid, outer_label
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
-from agent.datapath.bpf.compiler import ticks_per_second
 from agent.datapath.bpf.outcomes import Outcome
+from agent.datapath.bpf.ticks import ticks_per_second
 
 BOUNCES, DIVIDES, PINNED = map_layout.NETWORK_LOCAL_BOUNCER, map_layout.VPC_LOCAL_DIVIDER, map_layout.NETWORK_PINNED
 GONE, GONE6 = UNKNOWN, UNKNOWN6

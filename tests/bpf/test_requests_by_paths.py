@@ -9,8 +9,8 @@ from bpf_tunnels import Outer, tunnelled
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
-from agent.datapath.bpf.compiler import ticks_per_second
 from agent.datapath.bpf.outcomes import Outcome
+from agent.datapath.bpf.ticks import ticks_per_second
 
 HELD = bytes([2, 9, 9, 9, 9, 9])
 """The Ethernet address that A holds for who it asks."""

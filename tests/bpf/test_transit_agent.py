@@ -29,8 +29,8 @@ from bpf_tunnels import tunnelled
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
-from agent.datapath.bpf.compiler import ticks_per_second
 from agent.datapath.bpf.outcomes import Outcome
+from agent.datapath.bpf.ticks import ticks_per_second
 
 GW = p.GATEWAY_MAC
 ROUTED = "10.0.1.9"

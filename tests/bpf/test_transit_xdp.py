@@ -29,8 +29,8 @@ from lab.waiting import until
 
 from agent.core.model import map_layout
 from agent.core.model.map_layout import MapName
-from agent.datapath.bpf.compiler import ticks_per_second
 from agent.datapath.bpf.outcomes import Outcome
+from agent.datapath.bpf.ticks import ticks_per_second
 
 GW = p.GATEWAY_MAC
 UNHEARD = "10.0.0.44"

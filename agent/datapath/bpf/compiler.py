@@ -20,7 +20,6 @@ import re
 import stat
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -32,6 +31,7 @@ from agent.core.model.features import Features
 from agent.core.model.hooks import PROCESSES, PROGRAMS, RESUMES, SHELLS, Hook
 from agent.core.model.map_layout import MapName
 from agent.datapath.bpf.syscall import PSEUDO_MAP_FD
+from agent.datapath.bpf.ticks import ticks_per_second
 
 SOURCES = Path(__file__).resolve().parents[3] / "bpf"
 EVERYTHING = Features()
@@ -47,7 +47,6 @@ LOCK_SECONDS = 0.05
 """Seconds between checks whether another agent has compiled the object."""
 
 _FORMAT = 7
-_CLOCK_MONOTONIC_COARSE = 6
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"\s*$')
 _LD_IMM64 = 0x18
 _NAMES: Mapping[Hook, Mapping[str, str]] = {
@@ -134,11 +133,6 @@ def _inline(sources: Path, name: str, seen: set[str]) -> str:
         else:
             out.append(line)
     return "\n".join(out)
-
-
-def ticks_per_second() -> int:
-    """Return the kernel's timer frequency (CONFIG_HZ): coarse clocks advance once a tick (clock_getres(2))."""
-    return round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
 
 
 def flags(sources: Path = SOURCES, features: Features = EVERYTHING) -> list[str]:

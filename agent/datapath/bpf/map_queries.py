@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -41,6 +40,7 @@ from agent.core.model.map_layout import (
 from agent.datapath.bpf import syscall as bpf
 from agent.datapath.bpf.maps import Map
 from agent.datapath.bpf.outcomes import Outcome
+from agent.datapath.bpf.ticks import seconds_since
 
 
 class Traffic(NamedTuple):
@@ -194,7 +194,7 @@ class MapQueries:
         if value is None:
             return None
         host, flags, confirmed, _ = DIRECT_PATH.unpack(value)
-        return DirectPath(host, flags, max(0, time.clock_gettime_ns(time.CLOCK_MONOTONIC) - confirmed) / 1e9)
+        return DirectPath(host, flags, seconds_since(confirmed))
 
     def lookup_network(self, vni: int, address: bytes) -> NetworkEntry | None:
         """Return the network of a VPC that contains an overlay address."""
