@@ -191,8 +191,8 @@ def loops(parts: Parts, settings: Settings) -> dict[str, Coroutine[Any, Any, Non
     async def names_freed() -> None:
         retries.hurry(reconciler.desired.documents.blocked_by_names())
 
-    def judge() -> Coroutine[Any, Any, None]:
-        return run.on_event(reconciler.programs.waiting, reconciler.judge_program)
+    def check() -> Coroutine[Any, Any, None]:
+        return run.on_event(reconciler.programs.waiting, reconciler.check_program)
 
     found = {
         "bus": parts.bus.run(),
@@ -203,7 +203,7 @@ def loops(parts: Parts, settings: Settings) -> dict[str, Coroutine[Any, Any, Non
         "programs": run.every(BETWEEN_LOOKS_AT_PROGRAMS, resync.reattach),
         "uplinks": run.on_event(kernel.neighbours.uplinks_changed, resync.repair, UPLINK_PAUSE),
         "namespaces": run.on_namespaces(reconciler, resync),
-        **{f"programs of functions {number}": judge() for number in range(1, 1 + AT_ONCE)},
+        **{f"programs of functions {number}": check() for number in range(1, 1 + AT_ONCE)},
         "versions of functions": run.every(BETWEEN_LOOKS_AT_VERSIONS, reconciler.watch_versions),
         "freed names": run.on_event(kernel.links.name_watch.freed, names_freed),
         "announcer": parts.announcer.run(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from agent.core.functions.programs import UnjudgedProgram
+from agent.core.functions.programs import UncheckedProgram
 from agent.core.model.desired_entries import Function, FunctionPlace
 from agent.core.model.features import Verdict
 from agent.core.plan.observed import ObservedFunction
@@ -14,10 +14,10 @@ from agent.core.plan.observed import ObservedFunction
 class FunctionPort(Protocol):
     """Loads users' programs and puts them into the jump tables of the stage points."""
 
-    async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
+    async def check(self, programs: Sequence[UncheckedProgram]) -> Mapping[str, Verdict]:
         """Compile, check and load programs, install nothing; return their verdicts by key.
 
-        Only refusals of the program itself are verdicts. One that could not be judged, such as for lack of memory, is
+        Only refusals of the program itself are verdicts. One that could not be checked, such as for lack of memory, is
         left out: `ensure` then meets the cause, and is tried again. Raises nothing.
         """
         ...
@@ -25,7 +25,7 @@ class FunctionPort(Protocol):
     async def ensure(self, function: Function) -> None:
         """Put a function's program and configuration into its slot. If that fails, an older one stays: OSError.
 
-        EINPROGRESS: the program is not kept, and `judge` has to compile it again first.
+        EINPROGRESS: the program is not kept, and `check` has to compile it again first.
         """
         ...
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from agent.core.faults.log_once import LogOnce
-from agent.core.functions.programs import UnjudgedProgram
+from agent.core.functions.programs import UncheckedProgram
 from agent.core.model.desired_entries import FunctionPlace
 from agent.core.model.features import Features, Verdict
 from agent.core.model.hooks import TRANSIT, TRANSIT_AGENT, Hook
@@ -232,12 +232,12 @@ class Kernel:
         """Read a few things back, and the uplinks; otherwise as `observe`."""
         return await observe_some(self._netlink, self._subject, namespaces, suspects)
 
-    async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
+    async def check(self, programs: Sequence[UncheckedProgram]) -> Mapping[str, Verdict]:
         """Return what the compiler and the verifier say of functions' programs, by key; nothing is installed."""
-        return await self._functions.judge(programs) if self._functions is not None else {}
+        return await self._functions.check(programs) if self._functions is not None else {}
 
     def map_bytes(self, contents: Iterable[str]) -> Mapping[str, int]:
-        """Return what the maps of programs that were judged before take, by content, as far as it is known."""
+        """Return what the maps of programs that were checked before take, by content, as far as it is known."""
         return self._functions.map_bytes(contents) if self._functions is not None else {}
 
     def tend(self, observed: Observed) -> None:

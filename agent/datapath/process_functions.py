@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.core.functions.programs import UnjudgedProgram
+from agent.core.functions.programs import UncheckedProgram
 from agent.core.functions.stages import Point, index_of
 from agent.core.model.desired_entries import Function, FunctionPlace
 from agent.core.model.features import Verdict
@@ -87,9 +87,9 @@ class ProcessFunctions:
         """What documents say of each function that is served."""
         self._known_pairs = False
 
-    async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
+    async def check(self, programs: Sequence[UncheckedProgram]) -> Mapping[str, Verdict]:
         """As `Functions`."""
-        return await self._functions.judge(programs)
+        return await self._functions.check(programs)
 
     def map_bytes(self, contents: Iterable[str]) -> dict[str, int]:
         """As `Functions`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from agent.core.functions.programs import UnjudgedProgram
+from agent.core.functions.programs import UncheckedProgram
 from agent.core.model.features import Features, Verdict
 from agent.core.model.hooks import Hook
 from agent.core.model.uplinks import Uplink
@@ -48,15 +48,15 @@ class KernelPort(Protocol):
         """Read a few things back, and the uplinks; otherwise as `observe`."""
         ...
 
-    async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
+    async def check(self, programs: Sequence[UncheckedProgram]) -> Mapping[str, Verdict]:
         """Return what the compiler and the verifier say of functions' programs, by key; nothing is installed.
 
-        Those that could not be judged now, such as for lack of memory, are left out.
+        Those that could not be checked now, such as for lack of memory, are left out.
         """
         ...
 
     def map_bytes(self, contents: Iterable[str]) -> Mapping[str, int]:
-        """Return what the maps of programs that were judged before take, by content, as far as it is known."""
+        """Return what the maps of programs that were checked before take, by content, as far as it is known."""
         ...
 
     def tend(self, observed: Observed) -> None:

@@ -1,6 +1,6 @@
-"""Has the kernel judge functions' programs before their documents come into force: verdicts belong to the host state.
+"""Has the kernel check functions' programs before their documents come into force: verdicts belong to the host state.
 
-Documents do not wait for one another: those with a program that is not judged yet are pending, all others are applied.
+Documents do not wait for one another: those with a program that is not checked yet are pending, all others are applied.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import structlog
 
 from agent.core.config.delivery import Delivery
 from agent.core.config.desired_state import Desired
-from agent.core.functions.judgement_queue import JudgementQueue
-from agent.core.functions.programs import UnjudgedProgram, content_of, unjudged, verdict_key
+from agent.core.functions.check_queue import CheckQueue
+from agent.core.functions.programs import UncheckedProgram, content_of, unchecked, verdict_key
 from agent.core.functions.stages import Point
 from agent.core.kinds.functions import FUNCTIONS
 from agent.core.model.features import Verdict
@@ -29,7 +29,7 @@ from protocol.errors import DocumentError
 log = structlog.get_logger()
 
 AT_ONCE = 2
-"""Programs that are judged at a time, each of another document."""
+"""Programs that are checked at a time, each of another document."""
 _FIELD = FUNCTIONS.name.encode()
 """Stands in the body of each document that lists functions: others are not decoded here, unless they did before."""
 
@@ -39,9 +39,9 @@ class ProgramVerdicts:
 
     def __init__(self, kernel: KernelPort) -> None:
         self.waiting = asyncio.Event()
-        """Set when a program may be judged; a loop that calls `Reconciler.judge_program` clears it."""
+        """Set when a program may be checked; a loop that calls `Reconciler.check_program` clears it."""
         self._kernel = kernel
-        self._queue = JudgementQueue()
+        self._queue = CheckQueue()
 
     def take(self, batch: Sequence[Delivery], desired: Desired) -> None:
         """Queue the programs without a verdict of a batch of documents, just before these are applied.
@@ -56,20 +56,20 @@ class ProgramVerdicts:
             functions = _accepted(delivery, desired.resolved)
             if functions is None:
                 continue  # the revision before remains the newest one that may come into force
-            new = [] if _is_known(delivery, desired) else unjudged(functions, desired.verdicts)
+            new = [] if _is_known(delivery, desired) else unchecked(functions, desired.verdicts)
             keys = [verdict_key(one.program, one.point) for one in functions]
             self._queue.put(delivery.document, delivery.revision, keys, new)
         self._publish(desired)
 
     def take_lost(self, failures: Iterable[Failure], desired: Desired) -> None:
-        """Queue the programs of documents in force that have to be judged again before they can be installed."""
+        """Queue the programs of documents in force that have to be checked again before they can be installed."""
         for failure in failures:
             if isinstance(failure.action, EnsureFunction) and failure.errno == errno.EINPROGRESS:
                 function = failure.action.function
                 owner, point = desired.documents.owner(FUNCTIONS, function.id), Point(function.point)
                 key = verdict_key(function.program, point.label)
                 if owner is not None:
-                    one = UnjudgedProgram(key, point, function.program, function.configuration)
+                    one = UncheckedProgram(key, point, function.program, function.configuration)
                     self._queue.put_again(owner, one)
         self._publish(desired)
 
@@ -94,19 +94,19 @@ class ProgramVerdicts:
         """Return whether no program waits for its verdict."""
         return not self._queue.keys
 
-    def begin_next(self) -> UnjudgedProgram | None:
-        """Return the program to judge next, None if there is none."""
+    def begin_next(self) -> UncheckedProgram | None:
+        """Return the program to check next, None if there is none."""
         return self._queue.begin_next()
 
-    async def judge(self, one: UnjudgedProgram) -> Mapping[str, Verdict]:
-        """Return the verdict of one program, nothing if it could not be judged."""
+    async def check(self, one: UncheckedProgram) -> Mapping[str, Verdict]:
+        """Return the verdict of one program, nothing if it could not be checked."""
         try:
-            return await self._kernel.judge([one])
+            return await self._kernel.check([one])
         except Exception as error:
             log.exception("program_not_checked", program=one.key, reason=str(error))
             return {}
 
-    def end(self, one: UnjudgedProgram, found: Mapping[str, Verdict], desired: Desired) -> Collection[str]:
+    def end(self, one: UncheckedProgram, found: Mapping[str, Verdict], desired: Desired) -> Collection[str]:
         """Record the verdict of a program; return the documents that waited for it. Without one, they are not held."""
         names = self._queue.end(one.key)
         known = desired.verdicts
@@ -117,7 +117,7 @@ class ProgramVerdicts:
         return names
 
     def _publish(self, desired: Desired) -> None:
-        desired.set_unjudged(self._queue.keys)
+        desired.set_unchecked(self._queue.keys)
         if self._queue.keys:
             self.waiting.set()
 
@@ -125,11 +125,11 @@ class ProgramVerdicts:
 async def verdicts_of_files(kernel: KernelPort, kept: Iterable[StoredDocument]) -> Mapping[str, Verdict]:
     """Return the verdicts of the files that saved documents name: only they tell what the files contain.
 
-    Other programs of saved documents are not judged again: the kernel took them before.
+    Other programs of saved documents are not checked again: the kernel took them before.
     """
     functions = [one for _, _, body in kept if _FIELD in body for one in decode_known(body).functions]
-    files = unjudged((one for one in functions if one.program.file), {})
-    return await kernel.judge(files) if files else {}
+    files = unchecked((one for one in functions if one.program.file), {})
+    return await kernel.check(files) if files else {}
 
 
 def map_bytes_of(

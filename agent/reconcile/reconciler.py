@@ -96,7 +96,7 @@ class Reconciler:
     async def deliver(self, batch: Sequence[Delivery]) -> None:
         """Apply a batch of documents to the kernel, and acknowledge them.
 
-        Documents with new programs of functions are pending until `judge_program` has had the kernel judge these.
+        Documents with new programs of functions are pending until `check_program` has had the kernel check these.
         """
         async with self._step:
             self.programs.take(batch, self.desired)
@@ -107,12 +107,12 @@ class Reconciler:
             await self._reconcile(names)
             self.programs.forget(names, self.desired)
 
-    async def judge_program(self) -> None:
-        """Have the kernel judge one of the programs that wait, and apply the documents that waited only for it."""
+    async def check_program(self) -> None:
+        """Have the kernel check one of the programs that wait, and apply the documents that waited only for it."""
         one = self.programs.begin_next()
         if one is None:
             return
-        found = await self.programs.judge(one)
+        found = await self.programs.check(one)
         async with self._step:
             names = self.programs.end(one, found, self.desired)
             self.desired.documents.touch(self.desired.documents.entries.keys() & names)

@@ -63,7 +63,7 @@ def handle(packet: Packet) -> Verdict:
             if new is not None:
                 rewrite.write_payload(layers, at, new)
     except (HeaderError, IndexError, struct.error):
-        pass  # not for this function to judge
+        pass  # not for this function to check
     return GO_ON
 
 

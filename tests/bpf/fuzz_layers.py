@@ -1,7 +1,7 @@
 """Layers of a frame, built from the inside out: right by default, and now and then wrong in one place.
 
 `RandomSource.wrong` is how often a field is wrong. Each layer's sums are taken over what is inside as it is, so that a
-wrong inner layer is reached through right outer ones. Shares no code with what is tested, nor with the judge's parser.
+wrong inner layer is reached through right outer ones. Shares no code with what is tested, nor with the check's parser.
 """
 
 from __future__ import annotations

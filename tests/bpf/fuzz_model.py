@@ -1,4 +1,4 @@
-"""A small world made by chance, as plain data: what the maps of one host say, for the generator and for the judge.
+"""A small world made by chance, as plain data: what the maps of one host say, for the generator and for the check.
 
 Several VPCs hold the same addresses on purpose. Addresses are 16 bytes, IPv4 mapped into IPv6, as in the maps.
 """

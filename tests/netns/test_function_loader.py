@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.functions.programs import UnjudgedProgram, content_of, verdict_key
+from agent.core.functions.programs import UncheckedProgram, content_of, verdict_key
 from agent.core.functions.stages import Point, index_of
 from agent.core.model.desired_entries import Function
 from agent.core.model.features import Features
@@ -85,16 +85,16 @@ def _loaded(tmp_path_factory: pytest.TempPathFactory, lab_cache: Path) -> Iterat
     run("umount", str(bpffs))
 
 
-def judged_first(functions: Functions) -> Functions:
-    """Have programs judged before they are installed, as documents have."""
+def checked_first(functions: Functions) -> Functions:
+    """Have programs checked before they are installed, as documents have."""
     ensure = functions.ensure
 
-    async def judged(function: Function) -> None:
+    async def checked(function: Function) -> None:
         if not functions.map_bytes([function.content]):
-            await functions.judge([unjudged(function.program, Point(function.point))])
+            await functions.check([unchecked(function.program, Point(function.point))])
         await ensure(function)
 
-    functions.ensure = judged  # type: ignore[method-assign]
+    functions.ensure = checked  # type: ignore[method-assign]
     return functions
 
 
@@ -105,7 +105,7 @@ def make(_loaded: tuple[Loaded, Pins], tmp_path: Path) -> Callable[..., Function
     def again(folder: Path | None = None, most: int = 32768) -> Functions:
         made = functions_of(loaded, pins, "functions", tmp_path / "cache", FunctionConfig(folder, most))
         assert made is not None
-        return judged_first(made)
+        return checked_first(made)
 
     return again
 
@@ -125,13 +125,13 @@ def function(source: str = PASS, *, id_: str = "f", slot: int = SLOT, configurat
     return Function(id_, POINT, slot, content_of(program), program, configuration)
 
 
-def unjudged(program: FunctionProgram, point: Point = POINT) -> UnjudgedProgram:
-    return UnjudgedProgram(verdict_key(program, point.label), point, program, b"")
+def unchecked(program: FunctionProgram, point: Point = POINT) -> UncheckedProgram:
+    return UncheckedProgram(verdict_key(program, point.label), point, program, b"")
 
 
 async def refusal(functions: Functions, source: str, point: Point = POINT) -> str:
-    one = unjudged(FunctionProgram(source=source), point)
-    return (await functions.judge([one]))[one.key].refusal
+    one = unchecked(FunctionProgram(source=source), point)
+    return (await functions.check([one]))[one.key].refusal
 
 
 async def assert_complete(bench: Bench, wanted: Function) -> None:
@@ -164,19 +164,19 @@ async def test_a_program_that_is_neither_loaded_nor_kept_is_not_compiled_while_i
     with pytest.raises(OSError, match="compiled and checked again") as raised:
         await functions.ensure(wanted)
     assert (raised.value.errno, bench.program_ids()) == (errno.EINPROGRESS, [0, 0])
-    await functions.judge([unjudged(wanted.program)])
+    await functions.check([unchecked(wanted.program)])
     await functions.ensure(wanted)
     await assert_complete(bench, wanted)
     broken = function(COUNT + "broken")
-    await functions.judge([unjudged(broken.program)])
+    await functions.check([unchecked(broken.program)])
     with pytest.raises(OSError, match="line ") as raised:
         await functions.ensure(broken)
     assert raised.value.errno == errno.EINVAL
 
 
 async def test_the_verdict_of_a_program_says_what_its_maps_take_and_so_does_what_is_kept_of_it(bench: Bench) -> None:
-    one = unjudged(FunctionProgram(source=COUNT))
-    found = (await bench.functions.judge([one]))[one.key]
+    one = unchecked(FunctionProgram(source=COUNT))
+    found = (await bench.functions.check([one]))[one.key]
     assert found.map_bytes == 100 * (8 + 64 + 8)
     assert bench.functions.map_bytes([found.content, "unknown"]) == {found.content: found.map_bytes}
 
@@ -405,30 +405,30 @@ async def test_a_program_is_taken_from_the_folder_by_name_while_only_root_may_wr
     folder.mkdir(mode=0o755)
     (folder / "pass.c").write_text(PASS)
     program = FunctionProgram(file="pass.c")
-    one, functions = unjudged(program), make(folder)
+    one, functions = unchecked(program), make(folder)
 
-    verdict = (await functions.judge([one]))[one.key]
+    verdict = (await functions.check([one]))[one.key]
     assert (verdict.content, verdict.refusal) == (content_of(FunctionProgram(source=PASS)), "")
 
     (folder / "pass.c").chmod(0o666)
-    assert "others may change" in (await functions.judge([one]))[one.key].refusal
+    assert "others may change" in (await functions.check([one]))[one.key].refusal
     (folder / "pass.c").unlink()
-    assert "No such file" in (await functions.judge([one]))[one.key].refusal
+    assert "No such file" in (await functions.check([one]))[one.key].refusal
 
 
-async def test_a_file_that_changed_still_gives_the_program_that_was_judged(
+async def test_a_file_that_changed_still_gives_the_program_that_was_checked(
     tmp_path: Path, bench: Bench, make: Callable[..., Functions]
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir(mode=0o755)
     (folder / "count.c").write_text(COUNT)
     program, functions = FunctionProgram(file="count.c"), make(folder)
-    content = (await functions.judge([one := unjudged(program)]))[one.key].content
+    content = (await functions.check([one := unchecked(program)]))[one.key].content
     (folder / "count.c").write_text("this is no C")
 
     await functions.ensure(Function("f", POINT, SLOT, content, program))
     assert (await functions.observe())["f", POINT].complete
-    assert "line 1" in (await functions.judge([one]))[one.key].refusal
+    assert "line 1" in (await functions.check([one]))[one.key].refusal
     assert "error" in functions.log_of(one.key)
     assert all(bench.program_ids())
 
@@ -436,8 +436,8 @@ async def test_a_file_that_changed_still_gives_the_program_that_was_judged(
 async def test_an_object_file_runs_as_a_source_does(bench: Bench) -> None:
     program = FunctionProgram(object=(ROOT / "tests/unit/objects/closed_port.o").read_bytes())
     for point in Point:
-        one = unjudged(program, point)
-        assert (await bench.functions.judge([one]))[one.key].refusal == ""
+        one = unchecked(program, point)
+        assert (await bench.functions.check([one]))[one.key].refusal == ""
     wanted = Function("f", POINT, SLOT, content_of(program), program, b"\x50\0")
     await bench.functions.ensure(wanted)
     await assert_complete(bench, wanted)

@@ -31,7 +31,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-async def judged(source: str, cache: Path) -> None:
+async def checked(source: str, cache: Path) -> None:
     program = await compile_source(source, cache)
     check(program)
     check_maps(program.maps, bpf.possible_cpus())
@@ -145,7 +145,7 @@ REFUSED_SOURCES = {
 async def test_the_kernel_refuses_and_the_message_has_the_line(name: str, cache: Path) -> None:
     source, reason = REFUSED_BY_VERIFIER[name]
     with pytest.raises(FunctionError) as refused:
-        await judged(source, cache)
+        await checked(source, cache)
     assert reason in str(refused.value)
     assert len(str(refused.value)) <= 400
     assert refused.value.log
@@ -155,7 +155,7 @@ async def test_the_kernel_refuses_and_the_message_has_the_line(name: str, cache:
 async def test_what_functions_may_not_use_is_refused_before_the_kernel_sees_it(name: str, cache: Path) -> None:
     source, *reasons = REFUSED_BY_CHECKS[name]
     with pytest.raises(CheckError) as refused:
-        await judged(source, cache)
+        await checked(source, cache)
     assert all(reason in str(refused.value) for reason in reasons), refused.value
 
 
@@ -163,7 +163,7 @@ async def test_what_functions_may_not_use_is_refused_before_the_kernel_sees_it(n
 async def test_a_source_is_refused_with_the_users_line(name: str, cache: Path) -> None:
     source, reason = REFUSED_SOURCES[name]
     with pytest.raises(SourceError) as refused:
-        await judged(source, cache)
+        await checked(source, cache)
     assert reason in str(refused.value)
 
 
@@ -187,20 +187,20 @@ async def test_the_compiler_cannot_read_files_even_if_the_rules_miss_something(
     monkeypatch.setattr("agent.datapath.functions.compile.check_source", lambda source: None)
     for source in (f'#include "{secret}"\n{body()}', body(f'asm(".incbin \\"{secret}\\"");')):
         with pytest.raises(SourceError) as refused:
-            await judged(source, cache)
+            await checked(source, cache)
         assert SECRET not in refused.value.log
 
 
 async def test_pasted_assembly_cannot_read_files_either(secret: Path, cache: Path) -> None:
     macros = "#define CAT(a, b) a##b\n#define ASM CAT(as, m)\n"
     with pytest.raises(SourceError, match="incbin"):
-        await judged(body(f'ASM volatile(".incbin \\"{secret}\\"");', before=macros), cache)
+        await checked(body(f'ASM volatile(".incbin \\"{secret}\\"");', before=macros), cache)
 
 
 async def test_a_source_that_expands_without_end_is_stopped(cache: Path) -> None:
     macros = "#define A(x) x x x x x x x x x x\n#define B(x) A(A(A(A(x))))\n"
     with pytest.raises(SourceError, match="simplify"):
-        await judged(body("int a = 0;", "B(B(a += stage->vni * 3;))", before=macros), cache)
+        await checked(body("int a = 0;", "B(B(a += stage->vni * 3;))", before=macros), cache)
 
 
 async def test_compiling_creates_no_map_however_large_it_is_declared(cache: Path) -> None:
@@ -223,7 +223,7 @@ async def test_the_layout_of_struct_stage_is_that_of_the_header(cache: Path) -> 
     asserted = [
         f'_Static_assert(__builtin_offsetof(struct stage, {name}) == {at}, "");' for name, at in offsets.items()
     ]
-    await judged(body(*asserted, '_Static_assert(sizeof(struct stage) == 104, "");'), cache)
+    await checked(body(*asserted, '_Static_assert(sizeof(struct stage) == 104, "");'), cache)
 
 
 LEFT_BEHIND = bytes((0x79, 0xA0, 0xF8, 0xFF, 0, 0, 0, 0))  # r0 = *(u64 *)(r10 - 8), which the function never wrote

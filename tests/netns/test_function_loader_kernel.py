@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.core.functions.programs import UnjudgedProgram, content_of, verdict_key
+from agent.core.functions.programs import UncheckedProgram, content_of, verdict_key
 from agent.core.functions.stages import Point
 from agent.core.model.desired_entries import Function
 from agent.core.model.features import Features
@@ -25,12 +25,12 @@ def function(source: str, point: Point) -> Function:
     return Function("f", point, 0, content_of(program), program)
 
 
-async def test_functions_are_judged_installed_observed_and_removed(config: KernelConfig) -> None:
+async def test_functions_are_checked_installed_observed_and_removed(config: KernelConfig) -> None:
     kernel = await Kernel.open(replace(config, features=Features(functions=True)))
     wanted = function(PASS, Point.FORWARDED)
-    one = UnjudgedProgram(verdict_key(wanted.program, "forwarded"), Point.FORWARDED, wanted.program, b"")
+    one = UncheckedProgram(verdict_key(wanted.program, "forwarded"), Point.FORWARDED, wanted.program, b"")
     try:
-        assert (await kernel.judge([one]))[one.key].refusal == ""
+        assert (await kernel.check([one]))[one.key].refusal == ""
         assert await kernel.executor.run([EnsureFunction(wanted)]) == []
         seen = (await kernel.observe({})).functions["f", Point.FORWARDED]
         assert (seen.content, seen.complete) == (wanted.content, True)
@@ -45,8 +45,8 @@ async def test_a_function_may_use_224_bytes_of_stack_at_every_point(config: Kern
     try:
         for point in Point:
             program = FunctionProgram(source=BIG_STACK)
-            one = UnjudgedProgram(verdict_key(program, point.label), point, program, b"")
-            assert (await kernel.judge([one]))[one.key].refusal == "", point
+            one = UncheckedProgram(verdict_key(program, point.label), point, program, b"")
+            assert (await kernel.check([one]))[one.key].refusal == "", point
     finally:
         await kernel.close()
 
@@ -55,7 +55,7 @@ async def test_uninstalling_removes_functions(config: KernelConfig) -> None:
     kernel = await Kernel.open(replace(config, features=Features(functions=True)))
     try:
         wanted = function(PASS, Point.PASSED)
-        await kernel.judge([UnjudgedProgram(verdict_key(wanted.program, "passed"), Point.PASSED, wanted.program, b"")])
+        await kernel.check([UncheckedProgram(verdict_key(wanted.program, "passed"), Point.PASSED, wanted.program, b"")])
         assert await kernel.executor.run([EnsureFunction(wanted)]) == []
         assert list(config.pins.functions.iterdir())
     finally:

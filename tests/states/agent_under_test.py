@@ -116,10 +116,10 @@ class Agent:
         self.acknowledged_at[answer.document] = answer.at
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> None:
-        """Deliver, and have all programs judged that came with it."""
+        """Deliver, and have all programs checked that came with it."""
         await self.reconciler.deliver(deliveries)
         while not self.reconciler.programs.are_known:
-            await self.reconciler.judge_program()
+            await self.reconciler.check_program()
 
     async def complete(self) -> None:
         await self.reconciler.snapshot_complete()

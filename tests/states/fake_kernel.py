@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent.core.functions.endpoint_slots import function_slots
-from agent.core.functions.programs import UnjudgedProgram, hash_of
+from agent.core.functions.programs import UncheckedProgram, hash_of
 from agent.core.functions.stages import CHAIN_MAPS, Point, index_of, slots_of
 from agent.core.kinds import catalogue
 from agent.core.model.desired_entries import Function, Veth
@@ -81,8 +81,8 @@ class FakeKernel:
         """Points and slots of functions in force whose programs the kernel refused."""
         self.sizes_of_maps: dict[str, int] = {}
         """What the maps of a program take, by its content."""
-        self.judged: list[str] = []
-        """The keys of the programs that were judged."""
+        self.checked: list[str] = []
+        """The keys of the programs that were checked."""
         self.features = Features(functions=True)
         self.endpoint_hook = Hook.XDP
         self.refuse: Refuse = lambda action: 0
@@ -160,9 +160,9 @@ class FakeKernel:
         functions = {place: one for place, one in whole.functions.items() if place in suspects.functions}
         return Observed(whole.uplinks, veths, maps, functions)
 
-    async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
-        """Judge as a compiler for which only `BAD` is wrong would."""
-        self.judged += [one.key for one in programs]
+    async def check(self, programs: Sequence[UncheckedProgram]) -> Mapping[str, Verdict]:
+        """Check as a compiler for which only `BAD` is wrong would."""
+        self.checked += [one.key for one in programs]
         found = {}
         for one in programs:
             program = one.program

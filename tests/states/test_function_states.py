@@ -59,18 +59,18 @@ def test_only_the_document_of_a_program_that_cannot_run_is_rejected() -> None:
     in_a_folder(scenario)
 
 
-def test_a_program_is_judged_once_and_not_again_after_a_restart() -> None:
+def test_a_program_is_checked_once_and_not_again_after_a_restart() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await publish(agent, stream, with_function(SENT))
         newer = function("sent", "from_endpoint", vpc="red", configuration=b"port 80")
         await publish(agent, stream, with_function(newer))
         await publish(agent, stream, with_function(several(newer, function("two", "from_endpoint", vpc="red"))))
-        assert len(agent.kernel.judged) == 1
+        assert len(agent.kernel.checked) == 1
         await agent.start()
         await agent.deliver(stream.replay())
         await agent.complete()
-        assert len(agent.kernel.judged) == 1
+        assert len(agent.kernel.checked) == 1
         await has_nothing_to_do(agent)
 
     in_a_folder(scenario)
@@ -84,7 +84,7 @@ def test_programs_in_a_form_that_is_not_accepted_are_not_even_compiled() -> None
         await publish(agent, stream, with_function(content))
         assert agent.last_acks["f"].state is State.REJECTED
         assert agent.last_acks["f"].errors[0].path == "functions[0].program.object"
-        assert agent.kernel.judged == []
+        assert agent.kernel.checked == []
 
     in_a_folder(scenario)
 

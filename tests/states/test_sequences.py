@@ -85,11 +85,11 @@ async def has_nothing_to_do(agent: Agent) -> None:
 async def deliver_whole(agent: Agent, batch: list[Delivery]) -> None:
     """Deliver, and check that nothing was missing in between that is there before and after."""
     agent.kernel.begin_watch()
-    judged, owners = len(agent.kernel.judged), function_owners(agent)
+    checked, owners = len(agent.kernel.checked), function_owners(agent)
     await agent.deliver(batch)
     now = function_owners(agent)
     waited = {repr(id_) for id_ in owners.keys() & now.keys() if owners[id_] != now[id_]}
-    if len(agent.kernel.judged) == judged:
+    if len(agent.kernel.checked) == checked:
         waited.clear()
     assert [one for one in agent.kernel.end_watch() if waited.isdisjoint(re.findall("'[^']*'", one))] == []
 
@@ -97,7 +97,7 @@ async def deliver_whole(agent: Agent, batch: list[Delivery]) -> None:
 def function_owners(agent: Agent) -> dict[str, str | None]:
     """Return the document of each function in force.
 
-    One whose document is removed is missing until the program of another document that lists it is judged: a removal
+    One whose document is removed is missing until the program of another document that lists it is checked: a removal
     does not wait.
     """
     desired = agent.reconciler.desired

@@ -9,7 +9,7 @@ import pytest
 from test_render import DOCUMENT, HERE, rendered
 
 from agent.core.config.desired_state import Desired
-from agent.core.functions.programs import content_of, hash_of, unjudged, verdict_key
+from agent.core.functions.programs import content_of, hash_of, unchecked, verdict_key
 from agent.core.functions.stages import Point, chain_of, index_of
 from agent.core.kinds.functions import FUNCTIONS
 from agent.core.model.features import Features, FunctionRules, Verdict
@@ -171,7 +171,7 @@ def test_a_program_that_was_in_force_is_not_withdrawn_for_a_later_verdict() -> N
     assert desired.documents.status("all").errors == ()
 
 
-def test_a_program_without_a_verdict_is_judged_once_for_each_point_and_a_file_always() -> None:
+def test_a_program_without_a_verdict_is_checked_once_for_each_point_and_a_file_always() -> None:
     functions = [
         function("a", "dropped"),
         function("b", "dropped"),
@@ -179,8 +179,8 @@ def test_a_program_without_a_verdict_is_judged_once_for_each_point_and_a_file_al
         Function("d", "passed", FunctionProgram(file="d.o")),
     ]
     keys = [verdict_key(one.program, one.point) for one in functions]
-    assert [one.key for one in unjudged(functions, {})] == [keys[0], keys[2], keys[3]]
-    assert [one.key for one in unjudged(functions, dict.fromkeys(keys, Verdict("")))] == [keys[3]]
+    assert [one.key for one in unchecked(functions, {})] == [keys[0], keys[2], keys[3]]
+    assert [one.key for one in unchecked(functions, dict.fromkeys(keys, Verdict("")))] == [keys[3]]
 
 
 def test_the_ninth_function_of_a_point_is_refused_and_says_so() -> None:

@@ -68,7 +68,7 @@ MAY_NAME = {
     "agent/core/plan/planner.py": ("functions", "plans programs"),
     "agent/datapath/bpf/compiler.py": ("functions", "a feature of the programs"),
     "agent/reconcile/kernel_diff.py": ("functions", "observes programs again"),
-    "agent/reconcile/program_verdicts.py": ("functions", "has the kernel judge their programs"),
+    "agent/reconcile/program_verdicts.py": ("functions", "has the kernel check their programs"),
     "agent/reconcile/restore.py": ("functions", "the slots of programs in the kernel"),
     "agent/settings.py": ("functions", "a section of the settings"),
     "agent/store/process_bindings.py": ("endpoints", "only endpoints are attached to a process"),

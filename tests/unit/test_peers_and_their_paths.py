@@ -63,7 +63,7 @@ def test_a_peer_is_down_when_no_path_to_it_is_up(lives: tuple[Liveness, Liveness
     assert with_path_state(peers, views, {OWN: 7, OTHER_OWN: 7}) == {FAR: Peer(True, by), NEAR: Peer()}
 
 
-def test_each_uplink_is_judged_by_its_own_paths() -> None:
+def test_each_uplink_is_checked_by_its_own_paths() -> None:
     views = [view(OWN, FAR, Liveness.DOWN, 1400), view(OTHER_OWN, FAR, Liveness.UP, 1300)]
     by = {7: PathFindings(True, 1400), 9: PathFindings(False, 1300)}
     assert with_path_state({FAR: Peer()}, views, {OWN: 7, OTHER_OWN: 9}) == {FAR: Peer(by=by)}

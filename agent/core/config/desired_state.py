@@ -59,7 +59,7 @@ class Desired:
     def set_host_state(self, host_state: HostState) -> None:
         """Replace the host state. If it changed, every document is validated again."""
         now = self._host_state
-        known = {"verdicts": now.verdicts, "unjudged": now.unjudged, "map_bytes": now.map_bytes}
+        known = {"verdicts": now.verdicts, "unchecked": now.unchecked, "map_bytes": now.map_bytes}
         host_state = replace(host_state, down=now.down, histories=now.histories, **known)  # type: ignore[arg-type]
         if host_state != self._host_state:
             self._host_state = host_state
@@ -84,10 +84,10 @@ class Desired:
         )
         self.documents.touch({name for name in owners if name is not None})
 
-    def set_unjudged(self, keys: frozenset[str]) -> None:
+    def set_unchecked(self, keys: frozenset[str]) -> None:
         """Replace the keys of the verdicts that will be known soon. The caller touches documents that waited."""
-        if keys != self._host_state.unjudged:
-            self._host_state = replace(self._host_state, unjudged=keys)
+        if keys != self._host_state.unchecked:
+            self._host_state = replace(self._host_state, unchecked=keys)
 
     def set_histories(self, histories: Mapping[FunctionPlace, FunctionHistory]) -> set[str]:
         """Replace the earlier versions of functions; return the documents concerned, which are examined."""

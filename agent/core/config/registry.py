@@ -357,7 +357,7 @@ class Registry:
             state = State.PENDING if validation.is_waiting else State.REJECTED
         elif validation.missing:
             state = State.PENDING
-        elif waiting := _judged_again(entry):
+        elif waiting := _checked_again(entry):
             return DocumentStatus(name, entry.newest or in_force, State.PENDING, in_force, errors=waiting)
         elif entry.failures or entry.lacking or entry.in_force is None or entry.in_force is not entry.latest:
             state = State.FAILED
@@ -374,7 +374,7 @@ class Registry:
         )
 
 
-def _judged_again(entry: Entry) -> tuple[FieldError, ...]:
+def _checked_again(entry: Entry) -> tuple[FieldError, ...]:
     """Return what a document waits for if nothing is wrong but that programs of it have to be compiled again."""
     if not entry.failures or any(failure.errno != errno.EINPROGRESS for failure in entry.failures):
         return ()

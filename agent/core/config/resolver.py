@@ -208,14 +208,14 @@ class Resolver:
     def _will_release(self, claimant: str, conflict: Conflict) -> bool:
         """Return whether a claimant releases a key as soon as what takes it over can run: see `_not_taken_over`."""
         latest = self._registry.entries[claimant].latest
-        if latest is None or not self.resolved.host_state.unjudged:
+        if latest is None or not self.resolved.host_state.unchecked:
             return False
         return not self._registry.ownership.lists(self.listed(latest), conflict.space, conflict.key)
 
     def _not_taken_over(self, name: str, held: Held) -> Iterator[FieldError]:
         """Yield why a document keeps what its revision no longer lists: another one cannot take it over yet."""
         before = self._registry.entries[name].in_force
-        if before is None or before is held or not self.resolved.host_state.unjudged:
+        if before is None or before is held or not self.resolved.host_state.unchecked:
             return
         for kind, objects in self.listed(before):
             kept = {one.id for one in objects_of(kind, self.listed(held))}

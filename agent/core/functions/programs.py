@@ -18,8 +18,8 @@ _UNKNOWN: Mapping[str, Verdict] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class UnjudgedProgram:
-    """A program that the kernel has to judge for one stage point, by the key of its verdict; `vpc`: whose it is."""
+class UncheckedProgram:
+    """A program that the kernel has to check for one stage point, by the key of its verdict; `vpc`: whose it is."""
 
     key: str
     point: Point
@@ -55,17 +55,17 @@ def hash_of(form: str, content: bytes) -> str:
 
 
 def verdict_key(program: FunctionProgram, point: str) -> str:
-    """Return the key of a program's verdict: the kernel judges it together with the agent's own program for a point."""
+    """Return the key of a program's verdict: the kernel checks it together with the agent's own program for a point."""
     form = form_of(program)
     return f"{point} {form} {program.file if form == 'file' else content_of(program)}"
 
 
-def unjudged(functions: Iterable[Function], verdicts: Mapping[str, Verdict]) -> list[UnjudgedProgram]:
+def unchecked(functions: Iterable[Function], verdicts: Mapping[str, Verdict]) -> list[UncheckedProgram]:
     """Return the programs of functions without a verdict, each once. Files may have changed: they are among them."""
-    found: dict[str, UnjudgedProgram] = {}
+    found: dict[str, UncheckedProgram] = {}
     for function in functions:
         key = verdict_key(function.program, function.point)
         if function.program.file or key not in verdicts:
             point, given = POINTS[function.point], function.configuration
-            found[key] = UnjudgedProgram(key, point, function.program, given, function.vpc)
+            found[key] = UncheckedProgram(key, point, function.program, given, function.vpc)
     return list(found.values())

@@ -82,7 +82,7 @@ class Functions(Kind[Function]):
     def validate(
         self, objects: Sequence[Function], resolved: ResolvedState, *, was_in_force: bool
     ) -> Iterator[FieldError]:
-        """Yield networks outside of the function's VPC, and programs that cannot run here or are not judged yet."""
+        """Yield networks outside of the function's VPC, and programs that cannot run here or are not checked yet."""
         for index, function in enumerate(objects):
             for position, id_ in enumerate(function.scope.networks):
                 vpc = resolved.networks[id_].vpc
@@ -93,7 +93,7 @@ class Functions(Kind[Function]):
             key = verdict_key(function.program, function.point)
             path = f"functions[{index}].program.{form_of(function.program)}"
             verdict = resolved.host_state.verdicts.get(key)
-            if key in resolved.host_state.unjudged:
+            if key in resolved.host_state.unchecked:
                 yield FieldError(path, ErrorCode.UNCHECKED, _UNCHECKED)
             elif verdict is not None and verdict.refusal:
                 yield FieldError(path, ErrorCode.INVALID, verdict.refusal)
@@ -101,10 +101,10 @@ class Functions(Kind[Function]):
     def not_taken_over(
         self, released: Sequence[Function], taken: Sequence[Function], resolved: ResolvedState
     ) -> Iterator[FieldError]:
-        """Yield the functions that would be missing until the programs of the other document are judged."""
+        """Yield the functions that would be missing until the programs of the other document are checked."""
         ids = {one.id for one in released}
         for one in taken:
-            if one.id in ids and verdict_key(one.program, one.point) in resolved.host_state.unjudged:
+            if one.id in ids and verdict_key(one.program, one.point) in resolved.host_state.unchecked:
                 message = f"function {one.id!r} moves to another document, whose program is being compiled and checked"
                 yield FieldError("functions", ErrorCode.UNCHECKED, f"{message}; this document waits until that is done")
 

@@ -38,10 +38,10 @@ class HostState:
     """The functions that the settings accept."""
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     """What is known of functions' programs: see `agent.core.functions.programs`."""
-    unjudged: frozenset[str] = frozenset()
+    unchecked: frozenset[str] = frozenset()
     """The keys of verdicts that will be known soon: documents that need them wait."""
     map_bytes: Mapping[str, int] = field(default_factory=dict)
-    """What the maps of programs take that an earlier agent judged, by the hash of the program."""
+    """What the maps of programs take that an earlier agent checked, by the hash of the program."""
     histories: Mapping[FunctionPlace, FunctionHistory] = field(default_factory=dict)
     """Earlier versions of functions: see `agent.core.functions.versions`."""
 

@@ -1,4 +1,4 @@
-"""Users' functions on one host: judges their programs, puts them into their slots, and reads back what is there.
+"""Users' functions on one host: checks their programs, puts them into their slots, and reads back what is there.
 
 The kernel's part of the kind `functions`; `agent/datapath/function_port.py` is the interface.
 """
@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import structlog
 
-from agent.core.functions.programs import UnjudgedProgram, verdict_key
+from agent.core.functions.programs import UncheckedProgram, verdict_key
 from agent.core.functions.stages import Point, index_of
 from agent.core.model.desired_entries import Function, FunctionPlace
 from agent.core.model.features import Verdict
@@ -69,28 +69,28 @@ class Functions:
         self._host = host
         self._store = store
         self._logs: OrderedDict[str, str] = OrderedDict()
-        self._not_judged: OrderedDict[str, Exception] = OrderedDict()
-        """What was last said of programs that are refused or could not be judged, by the key of the verdict."""
+        self._not_checked: OrderedDict[str, Exception] = OrderedDict()
+        """What was last said of programs that are refused or could not be checked, by the key of the verdict."""
         self.reader = FunctionReader(host.root, host.slots, store, self.log_of)
 
-    async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
+    async def check(self, programs: Sequence[UncheckedProgram]) -> Mapping[str, Verdict]:
         """Compile, check and load programs, and run them on sample frames; return their verdicts by key.
 
-        One that could not be judged for another reason than itself is left out.
+        One that could not be checked for another reason than itself is left out.
         """
         found: dict[str, Verdict] = {}
         for one in programs:
-            self._not_judged.pop(one.key, None)
+            self._not_checked.pop(one.key, None)
             try:
                 content, program = await self._store.find(one.program)
                 await in_thread(self._try, program, one)
                 found[one.key] = Verdict(content, map_bytes=bytes_of_all(program.maps, bpf.possible_cpus()))
             except FunctionError as error:
-                _keep(self._not_judged, one.key, error)
+                _keep(self._not_checked, one.key, error)
                 _keep(self._logs, one.key, error.log)
                 found[one.key] = Verdict("", str(error))
             except OSError as error:
-                _keep(self._not_judged, one.key, error)
+                _keep(self._not_checked, one.key, error)
                 if not one.program.file or error.errno not in (errno.ENOENT, errno.EPERM, errno.ELOOP):
                     log.warning("program_not_checked", program=one.key, reason=str(error))
                     continue
@@ -113,7 +113,7 @@ class Functions:
     async def ensure(self, function: Function) -> None:
         """Put a function into its slot, or repair it; OSError if that fails, the slot then keeps what it had.
 
-        Compiles nothing: EINPROGRESS if the program has to be judged again first, as it is neither loaded nor kept.
+        Compiles nothing: EINPROGRESS if the program has to be checked again first, as it is neither loaded nor kept.
         """
         name = f"function {function.id}"
         with _as_kernel_error(name), kernel_step(Step.INSTALL_FUNCTION, name):
@@ -124,7 +124,7 @@ class Functions:
             program = None
             if await in_thread(finished_build, target, wanted) is None:
                 key = verdict_key(function.program, Point(function.point).label)
-                if (error := self._not_judged.pop(key, None)) is not None:
+                if (error := self._not_checked.pop(key, None)) is not None:
                     raise error
                 program = await self._store.find_kept(function.program, function.content)
                 wanted = _record_of(function, len(program.maps))
@@ -162,7 +162,7 @@ class Functions:
             raise FileNotFoundError(f"the maps of function {function.id} are not pinned")
         return {name: bpf.open_pin(found.folder / MAPS / name) for name in names}
 
-    def _try(self, program: UserProgram, wanted: UnjudgedProgram) -> None:
+    def _try(self, program: UserProgram, wanted: UncheckedProgram) -> None:
         """Load a program for every hook and run it on sample frames, with maps that are only for this."""
         with temporary_maps(program, wanted.configuration) as maps:
             if program.instructions:
@@ -211,7 +211,7 @@ def _observed(folder: Path, found: list[Build], slots: Slots) -> ObservedFunctio
 
 @contextlib.contextmanager
 def _as_kernel_error(name: str) -> Iterator[None]:
-    """Turn a refusal of a program, which was judged before, into an error with the step at which it came."""
+    """Turn a refusal of a program, which was checked before, into an error with the step at which it came."""
     steps = {SourceError: Step.COMPILE_FUNCTION, ObjectError: Step.CHECK_FUNCTION, CheckError: Step.CHECK_FUNCTION}
     try:
         yield

@@ -1,7 +1,7 @@
 """Which programs of functions wait for a verdict, and for which documents. Pure.
 
-A document's newest revision decides: programs that only older ones list are not judged any more. No document has more
-than one program judged at a time, so that one with many or slow programs does not hold up those of others. VPCs take
+A document's newest revision decides: programs that only older ones list are not checked any more. No document has more
+than one program checked at a time, so that one with many or slow programs does not hold up those of others. VPCs take
 turns, so that neither does a VPC with many documents.
 """
 
@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from agent.core.functions.programs import UnjudgedProgram
+from agent.core.functions.programs import UncheckedProgram
 
 
 class _Waiting(NamedTuple):
     document: str
-    one: UnjudgedProgram
+    one: UncheckedProgram
 
 
-class JudgementQueue:
-    """The programs that wait or are being judged, by the key of their verdict."""
+class CheckQueue:
+    """The programs that wait or are being checked, by the key of their verdict."""
 
     def __init__(self) -> None:
         self._used: dict[str, dict[int, frozenset[str]]] = {}
@@ -29,7 +29,7 @@ class JudgementQueue:
         self._waiting: dict[str, _Waiting] = {}
         self._running: dict[str, _Waiting] = {}
         self._again: dict[str, set[str]] = {}
-        """The documents in force that lack a program which was judged before, by the key of its verdict."""
+        """The documents in force that lack a program which was checked before, by the key of its verdict."""
         self._turns: dict[str, int] = {}
         """When a program of a VPC was last begun, counted over all programs."""
 
@@ -42,38 +42,38 @@ class JudgementQueue:
         """Return whether any revision of a document that may come into force needs a verdict."""
         return document in self._used
 
-    def put(self, document: str, revision: int, keys: Iterable[str], unjudged: Iterable[UnjudgedProgram]) -> None:
+    def put(self, document: str, revision: int, keys: Iterable[str], unchecked: Iterable[UncheckedProgram]) -> None:
         """Take the newest revision of a document: the verdicts that it needs, and those that are to be found.
 
-        A program that is being judged is judged again only if its file may have changed meanwhile.
+        A program that is being checked is checked again only if its file may have changed meanwhile.
         """
         listed, before = frozenset(keys), self._now(document)
         if not listed and document not in self._used:
             return
         self._used.setdefault(document, {})[revision] = listed
         self._newest[document] = revision
-        for one in unjudged:
+        for one in unchecked:
             if one.key not in self._waiting and (one.key not in self._running or one.program.file):
                 self._waiting[one.key] = _Waiting(document, one)
         self._drop_unneeded(before - listed)
 
-    def put_again(self, document: str, one: UnjudgedProgram) -> None:
-        """Take a program of a document in force that was judged before, and is lost."""
+    def put_again(self, document: str, one: UncheckedProgram) -> None:
+        """Take a program of a document in force that was checked before, and is lost."""
         self._again.setdefault(one.key, set()).add(document)
         if one.key not in self._running:
             self._waiting.setdefault(one.key, _Waiting(document, one))
 
     def remove(self, document: str) -> None:
-        """Forget a document, and what was to be judged for it alone."""
+        """Forget a document, and what was to be checked for it alone."""
         before = self._now(document)
         self._used.pop(document, None)
         self._newest.pop(document, None)
         self._drop_unneeded(before)
 
-    def begin_next(self) -> UnjudgedProgram | None:
-        """Return the program to judge next, None if there is none that may be judged now.
+    def begin_next(self) -> UncheckedProgram | None:
+        """Return the program to check next, None if there is none that may be checked now.
 
-        It is of a VPC of which none is being judged, if there is one, and of that which has waited for longest.
+        It is of a VPC of which none is being checked, if there is one, and of that which has waited for longest.
         """
         documents = {running.document for running in self._running.values()}
         programs = [running.one.program for running in self._running.values()]
@@ -92,7 +92,7 @@ class JudgementQueue:
         return chosen.one
 
     def end(self, key: str) -> set[str]:
-        """Record that a program was judged, or could not be; return the documents that waited for it.
+        """Record that a program was checked, or could not be; return the documents that waited for it.
 
         Those are the documents whose newest revision lists it, and those in force that lack it.
         """
@@ -116,7 +116,7 @@ class JudgementQueue:
         return self._used[document][self._newest[document]] if document in self._used else frozenset()
 
     def _drop_unneeded(self, keys: frozenset[str]) -> None:
-        """Do not judge those programs of `keys` that no newest revision lists any more."""
+        """Do not check those programs of `keys` that no newest revision lists any more."""
         if not self._waiting.keys().isdisjoint(keys):
             needed = frozenset(self._again).union(*map(self._now, self._newest))
             self._waiting = {key: one for key, one in self._waiting.items() if key in needed}

@@ -13,15 +13,13 @@ from agent_configurations import DROPLETS, ONE_BOUNCER, RED, SENT, changed, endp
 from agent_under_test import Agent, Stream, publish
 from test_sequences import has_nothing_to_do, in_a_folder
 
-from agent.core.functions.judgement_queue import JudgementQueue
-from agent.core.functions.programs import UnjudgedProgram, hash_of
+from agent.core.functions.programs import UncheckedProgram, hash_of
 from agent.core.functions.stages import Point
 from agent.core.model.features import Verdict
 from agent.core.plan.actions import Action, EnsureFunction
 from agent.loops import Loops
 from agent.reconcile.program_verdicts import AT_ONCE
 from protocol.acknowledgements import Acknowledgement, State
-from protocol.documents import FunctionProgram
 from protocol.errors import ErrorCode
 
 SLOW = function("slow", "from_endpoint", "slow", vpc="red")
@@ -30,29 +28,29 @@ MORE: Any = {"endpoints": [endpoint("c", "front", "d2", "192.168.1.77")]}
 
 
 class SlowCompiler:
-    """Judges as the fake kernel does, but programs that begin with `slow` only when they are released."""
+    """Checks as the fake kernel does, but programs that begin with `slow` only when they are released."""
 
     def __init__(self, agent: Agent) -> None:
-        self._judge = agent.kernel.judge
+        self._check = agent.kernel.check
         self.begun: list[str] = []
         self.released = asyncio.Event()
-        agent.kernel.judge = self.judge  # type: ignore[method-assign]
+        agent.kernel.check = self.check  # type: ignore[method-assign]
 
-    async def judge(self, programs: Sequence[UnjudgedProgram]) -> Mapping[str, Verdict]:
+    async def check(self, programs: Sequence[UncheckedProgram]) -> Mapping[str, Verdict]:
         for one in programs:
             self.begun.append(one.program.source or one.program.file)
             if self.begun[-1].startswith("slow"):
                 await self.released.wait()
-        return await self._judge(programs)
+        return await self._check(programs)
 
 
 @asynccontextmanager
-async def judging(agent: Agent) -> AsyncIterator[SlowCompiler]:
-    """Run the loops that have programs judged, as the daemon does."""
-    judge_at_once = agent.kernel.judge
+async def checking(agent: Agent) -> AsyncIterator[SlowCompiler]:
+    """Run the loops that have programs checked, as the daemon does."""
+    check_at_once = agent.kernel.check
     compiler = SlowCompiler(agent)
-    waiting, judge = agent.reconciler.programs.waiting, agent.reconciler.judge_program
-    loops = [asyncio.create_task(Loops(agent.errors).on_event(waiting, judge)) for _ in range(AT_ONCE)]
+    waiting, check = agent.reconciler.programs.waiting, agent.reconciler.check_program
+    loops = [asyncio.create_task(Loops(agent.errors).on_event(waiting, check)) for _ in range(AT_ONCE)]
     await settle()
     try:
         yield compiler
@@ -60,7 +58,7 @@ async def judging(agent: Agent) -> AsyncIterator[SlowCompiler]:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
-        agent.kernel.judge = judge_at_once  # type: ignore[method-assign]
+        agent.kernel.check = check_at_once  # type: ignore[method-assign]
 
 
 async def settle() -> None:
@@ -78,7 +76,7 @@ async def send(agent: Agent, stream: Stream, configuration: Any) -> None:
 def test_other_documents_of_the_batch_and_behind_it_are_applied_meanwhile() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
-        async with judging(agent) as compiler:
+        async with checking(agent) as compiler:
             await send(agent, stream, {"f": (SLOW,), **ONE_BOUNCER})
             await send(agent, stream, {"f": (SLOW,), **changed(ONE_BOUNCER, c=(MORE,))})
             states = {name: state for name, (state, _, _) in agent.statuses().items()}
@@ -96,14 +94,14 @@ def test_other_documents_of_the_batch_and_behind_it_are_applied_meanwhile() -> N
     in_a_folder(scenario)
 
 
-def test_programs_of_another_tenant_are_judged_meanwhile() -> None:
+def test_programs_of_another_tenant_are_checked_meanwhile() -> None:
     """However many slow ones a document has, and however often it is published."""
 
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         many = several(*(function(f"s{n}", "to_endpoint", f"slow {n}", vpc="red") for n in range(8)))
         others = several(*(function(f"s{n}", "to_endpoint", f"slow, too {n}", vpc="red") for n in range(8)))
-        async with judging(agent) as compiler:
+        async with checking(agent) as compiler:
             await send(agent, stream, changed(ONE_BOUNCER, hostile=(many,)))
             await send(agent, stream, changed(ONE_BOUNCER, hostile=(others,)))
             await send(agent, stream, changed(ONE_BOUNCER, hostile=(others,), f=(SENT,)))
@@ -113,14 +111,14 @@ def test_programs_of_another_tenant_are_judged_meanwhile() -> None:
     in_a_folder(scenario)
 
 
-def test_a_newer_revision_replaces_one_whose_program_is_being_judged() -> None:
+def test_a_newer_revision_replaces_one_whose_program_is_being_checked() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
-        async with judging(agent) as compiler:
+        async with checking(agent) as compiler:
             await send(agent, stream, changed(ONE_BOUNCER, f=(SLOW,)))
             await send(agent, stream, changed(ONE_BOUNCER, f=(SENT,)))
             before, acknowledged = agent.kernel.contents(), agent.last_acks["f"]
-            assert acknowledged.state is State.PENDING  # a document has one program judged at a time
+            assert acknowledged.state is State.PENDING  # a document has one program checked at a time
             compiler.released.set()
             await settle()
             assert agent.statuses()["f"] == ("realized", 6, 6)
@@ -136,7 +134,7 @@ def test_a_newer_revision_without_a_new_program_does_not_wait() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         await publish(agent, stream, changed(ONE_BOUNCER, f=(SENT,)))
-        async with judging(agent) as compiler:
+        async with checking(agent) as compiler:
             await send(agent, stream, changed(ONE_BOUNCER, f=(SENT, SLOW)))
             assert agent.statuses()["f"] == ("pending", 6, 5)
             assert [one.id for one in agent.kernel.functions.values()] == ["sent"]
@@ -153,7 +151,7 @@ def test_a_newer_revision_without_a_new_program_does_not_wait() -> None:
 def test_a_document_that_is_removed_meanwhile_stays_removed() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
-        async with judging(agent) as compiler:
+        async with checking(agent) as compiler:
             await send(agent, stream, changed(ONE_BOUNCER, f=(SLOW,)))
             await send(agent, stream, ONE_BOUNCER)
             assert (agent.last_acks["f"].state, agent.last_acks["f"].removed) == (State.REALIZED, True)
@@ -169,12 +167,12 @@ def test_a_document_that_is_removed_meanwhile_stays_removed() -> None:
 
 @pytest.mark.parametrize("noise", [b"\xc1functions", b"\xc1noise"])
 def test_a_program_does_not_escape_its_verdict_behind_a_revision_that_is_no_document(noise: bytes) -> None:
-    """The revision before is the newest one that may come into force, and is not judged yet."""
+    """The revision before is the newest one that may come into force, and is not checked yet."""
 
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         bad = function("bad", "from_endpoint", "slow and BAD", vpc="red")
-        async with judging(agent) as compiler:
+        async with checking(agent) as compiler:
             await send(agent, stream, changed(ONE_BOUNCER, other=(SLOW,), f=(bad,)))
             await send(agent, stream, changed(ONE_BOUNCER, other=(SLOW,), f=(noise,)))
             assert agent.statuses()["f"][0] == "rejected"
@@ -189,14 +187,14 @@ def test_a_program_does_not_escape_its_verdict_behind_a_revision_that_is_no_docu
     in_a_folder(scenario)
 
 
-def test_a_file_in_force_stays_while_a_newer_program_is_judged() -> None:
+def test_a_file_in_force_stays_while_a_newer_program_is_checked() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
         by_file: Any = {"functions": [{"id": "f", "point": "from_endpoint", "vpc": "red", "program": {"file": "f.c"}}]}
         agent.kernel.files["f.c"] = b"first"
         await publish(agent, stream, changed(ONE_BOUNCER, f=(by_file,)))
         agent.kernel.actions.clear()
-        async with judging(agent) as compiler:
+        async with checking(agent) as compiler:
             await send(agent, stream, changed(ONE_BOUNCER, f=(by_file, SLOW)))
             await agent.resync.repair()
             assert agent.kernel.functions[PLACE].content == hash_of("file", b"first")
@@ -217,7 +215,7 @@ def test_a_snapshot_is_complete_meanwhile_and_removes_what_it_should() -> None:
         stream.lead_to(changed(ONE_BOUNCER, f=(SENT, function("sent", "from_endpoint", "slow", vpc="red"))))
         held = agent.kernel.functions[PLACE]
         await agent.start()
-        async with judging(agent) as compiler:
+        async with checking(agent) as compiler:
             await agent.reconciler.deliver(stream.replay())
             await agent.complete()
             await settle()
@@ -233,13 +231,13 @@ def test_a_snapshot_is_complete_meanwhile_and_removes_what_it_should() -> None:
     in_a_folder(scenario)
 
 
-def test_an_agent_that_stops_meanwhile_judges_again_when_the_stream_is_read_again() -> None:
+def test_an_agent_that_stops_meanwhile_checks_again_when_the_stream_is_read_again() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
-        async with judging(agent):
+        async with checking(agent):
             await send(agent, stream, changed(ONE_BOUNCER, f=(SLOW,)))
         await agent.start()
-        async with judging(agent) as compiler:
+        async with checking(agent) as compiler:
             compiler.released.set()
             await agent.reconciler.deliver(stream.replay())
             await agent.complete()
@@ -250,10 +248,10 @@ def test_an_agent_that_stops_meanwhile_judges_again_when_the_stream_is_read_agai
     in_a_folder(scenario)
 
 
-def test_a_stream_that_is_read_again_meanwhile_judges_nothing_twice() -> None:
+def test_a_stream_that_is_read_again_meanwhile_checks_nothing_twice() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
-        async with judging(agent) as compiler:
+        async with checking(agent) as compiler:
             await send(agent, stream, changed(ONE_BOUNCER, f=(SLOW,)))
             await agent.reconciler.begin_snapshot()
             await agent.reconciler.deliver(stream.replay())
@@ -271,7 +269,7 @@ def test_each_state_of_a_waiting_document_is_acknowledged_once() -> None:
     async def scenario(agent: Agent) -> None:
         answers: list[Acknowledgement] = []
         agent.reconciler.acknowledgements._send = answers.append
-        async with judging(agent) as compiler:
+        async with checking(agent) as compiler:
             await send(agent, Stream(), changed(ONE_BOUNCER, f=(SLOW,)))
             await agent.resync.repair()
             compiler.released.set()
@@ -283,13 +281,13 @@ def test_each_state_of_a_waiting_document_is_acknowledged_once() -> None:
     in_a_folder(scenario)
 
 
-def test_a_program_that_cannot_be_judged_at_all_is_left_to_the_kernel() -> None:
+def test_a_program_that_cannot_be_checked_at_all_is_left_to_the_kernel() -> None:
     async def scenario(agent: Agent) -> None:
         async def breaks(_programs: object) -> Mapping[str, Verdict]:
             raise RuntimeError("a defect")
 
-        async with judging(agent):
-            agent.kernel.judge = breaks  # type: ignore[method-assign]
+        async with checking(agent):
+            agent.kernel.check = breaks  # type: ignore[method-assign]
             await send(agent, Stream(), changed(ONE_BOUNCER, f=(SLOW,)))
             assert agent.statuses()["f"][0] == "realized"
 
@@ -303,7 +301,7 @@ def test_a_step_that_breaks_off_after_a_verdict_is_completed_by_the_next_one() -
 
         stream = Stream()
         await publish(agent, stream, ONE_BOUNCER)
-        async with judging(agent) as compiler:
+        async with checking(agent) as compiler:
             await send(agent, stream, changed(ONE_BOUNCER, f=(SLOW,)))
             agent.kernel.refuse = break_off
             compiler.released.set()
@@ -322,7 +320,7 @@ def test_a_step_that_breaks_off_after_a_verdict_is_completed_by_the_next_one() -
 def test_a_document_says_first_what_it_refers_to_and_lacks() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()
-        async with judging(agent) as compiler:
+        async with checking(agent) as compiler:
             await send(agent, stream, {"underlay": (DROPLETS,), "f": (SLOW,)})
             assert [str(one) for one in agent.last_acks["f"].missing] == ["VPC red"]
             await send(agent, stream, {"underlay": (DROPLETS,), "f": (SLOW,), "red": (RED,)})
@@ -339,7 +337,7 @@ MOVED = function("sent", "from_endpoint", "newer", vpc="red")
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_function_that_moves_to_a_document_with_a_new_program_stays_where_it_is_until_that_is_judged(
+def test_a_function_that_moves_to_a_document_with_a_new_program_stays_where_it_is_until_that_is_checked(
     order: int,
 ) -> None:
     async def scenario(agent: Agent) -> None:
@@ -379,29 +377,7 @@ def test_a_function_whose_new_program_is_refused_in_the_other_document_ends_with
     in_a_folder(scenario)
 
 
-def program(vpc: str, number: int) -> UnjudgedProgram:
-    return UnjudgedProgram(f"{vpc}{number}", Point.PASSED, FunctionProgram(source=f"{vpc}{number}"), b"", vpc)
-
-
-def test_vpcs_take_turns_also_if_one_has_many_documents_that_came_first() -> None:
-    queue = JudgementQueue()
-    for number in range(4):
-        queue.put(f"many{number}", 1 + number, [f"many{number}"], [program("many", number)])
-    first = [queue.begin_next(), queue.begin_next()]
-    assert [one.key for one in first if one is not None] == ["many0", "many1"]
-    for number, vpc in enumerate(("few", "few", "one")):
-        queue.put(f"{vpc}{number}", 9 + number, [f"{vpc}{number}"], [program(vpc, number)])
-    begun = []
-    running = [one.key for one in first if one is not None]
-    while running:
-        queue.end(running.pop(0))
-        if (found := queue.begin_next()) is not None:
-            running.append(found.key)
-            begun.append(found.key)
-    assert begun == ["few0", "one2", "many2", "few1", "many3"]
-
-
-def test_a_lost_program_of_a_document_in_force_is_judged_again_outside_of_the_step() -> None:
+def test_a_lost_program_of_a_document_in_force_is_checked_again_outside_of_the_step() -> None:
     """As after a start of the host whose cache of programs is gone."""
 
     async def scenario(agent: Agent) -> None:
@@ -411,10 +387,10 @@ def test_a_lost_program_of_a_document_in_force_is_judged_again_outside_of_the_st
         kernel.functions.clear()
         for table in kernel.maps.values():
             table.clear()
-        judged = len(kernel.judged)
+        checked = len(kernel.checked)
 
         def lost(action: Action) -> int:
-            return errno.EINPROGRESS if isinstance(action, EnsureFunction) and len(kernel.judged) == judged else 0
+            return errno.EINPROGRESS if isinstance(action, EnsureFunction) and len(kernel.checked) == checked else 0
 
         kernel.refuse = lost
         await agent.start()
@@ -423,8 +399,8 @@ def test_a_lost_program_of_a_document_in_force_is_judged_again_outside_of_the_st
         answer = agent.last_acks["f"]
         assert (answer.state, answer.in_force, answer.is_preliminary) == (State.PENDING, 5, True)
         assert all(state == "realized" for name, (state, _, _) in agent.statuses().items() if name != "f")
-        await agent.reconciler.judge_program()
-        assert (agent.last_acks["f"].state, len(kernel.judged)) == (State.REALIZED, judged + 1)
+        await agent.reconciler.check_program()
+        assert (agent.last_acks["f"].state, len(kernel.checked)) == (State.REALIZED, checked + 1)
         assert agent.reconciler.programs.are_known
         await has_nothing_to_do(agent)
 
