@@ -6,7 +6,8 @@ Format: Documentation/bpf/btf.rst, include/uapi/linux/btf.h. Only direct members
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
@@ -30,37 +31,46 @@ def field_offsets(wanted: Mapping[str, tuple[str, ...]], path: Path = VMLINUX) -
     Raises FileNotFoundError if the kernel was built without BTF, ValueError if the data is not BTF or lacks one of the
     fields.
     """
-    data = path.read_bytes()
-    if len(data) < _HEADER.size or (head := _HEADER.unpack_from(data))[0] != MAGIC:
-        raise ValueError(f"{path} is not BTF of this machine's byte order")
-    _, _, _, header, type_at, type_length, names_at, names_length = head
-    names = data[header + names_at : header + names_at + names_length]
-    types = memoryview(data)[header + type_at : header + type_at + type_length]
-    structs = {_name_offset(names, name): name for name in wanted}
-    found: dict[tuple[str, str], int] = {}
-    for name, members in _structs(types, structs):
-        for name_offset, _, place in _MEMBER.iter_unpack(members):
-            field = names[name_offset : names.index(b"\0", name_offset)].decode()
-            if field in wanted[name]:
-                found.setdefault((name, field), (place & 0xFFFFFF) // 8)
+    found = _offsets(tuple(wanted.items()), path)
     missing = [f"{name}.{field}" for name, fields in wanted.items() for field in fields if (name, field) not in found]
     if missing:
         raise ValueError(f"{path} does not say where {', '.join(missing)} is")
     return found
 
 
-def _structs(types: memoryview, wanted: Mapping[int, str]) -> list[tuple[str, memoryview]]:
-    """Return the wanted structs' names, by offset, with their members."""
-    at, found = 0, []
-    while at < len(types):
-        name, info, _ = _TYPE.unpack_from(types, at)
-        kind, count = info >> 24 & 0x1F, info & 0xFFFF
-        at += _TYPE.size
-        if kind == KIND_STRUCT and name in wanted:
-            found.append((wanted[name], types[at : at + count * _MEMBER.size]))
-        once, each = _FOLLOWED_BY.get(kind, (0, 0))
-        at += once + count * each
+@cache
+def _offsets(wanted: tuple[tuple[str, tuple[str, ...]], ...], path: Path) -> dict[tuple[str, str], int]:
+    """Return the offsets that are there; read once, as the running kernel's types do not change."""
+    data = path.read_bytes()
+    if len(data) < _HEADER.size or (head := _HEADER.unpack_from(data))[0] != MAGIC:
+        raise ValueError(f"{path} is not BTF of this machine's byte order")
+    _, _, _, header, type_at, type_length, names_at, names_length = head
+    names = data[header + names_at : header + names_at + names_length]
+    types = memoryview(data)[header + type_at : header + type_at + type_length]
+    left = {(name, field) for name, fields in wanted for field in fields}
+    found: dict[tuple[str, str], int] = {}
+    for name, members in _structs(types, {_name_offset(names, name): name for name, _ in wanted}):
+        for name_offset, _, place in _MEMBER.iter_unpack(members):
+            key = name, names[name_offset : names.index(b"\0", name_offset)].decode()
+            if key in left:
+                left.remove(key)
+                found[key] = (place & 0xFFFFFF) // 8
+        if not left:
+            break
     return found
+
+
+def _structs(types: memoryview, wanted: Mapping[int, str]) -> Iterator[tuple[str, memoryview]]:
+    """Yield the wanted structs' names, by offset, with their members."""
+    at, end, size, read, followed_by = 0, len(types), _TYPE.size, _TYPE.unpack_from, _FOLLOWED_BY.get
+    while at < end:
+        name, info, _ = read(types, at)
+        kind, count = info >> 24 & 0x1F, info & 0xFFFF
+        at += size
+        if kind == KIND_STRUCT and name in wanted:
+            yield wanted[name], types[at : at + count * _MEMBER.size]
+        once, each = followed_by(kind, (0, 0))
+        at += once + count * each
 
 
 def _name_offset(names: bytes, name: str) -> int:
