@@ -15,7 +15,10 @@ static __always_inline struct interface *find_interface(__u32 ifindex)
 	__u32 slot = slot_of(ifindex);
 	struct interface *sender = interfaces.lookup(&slot);
 
-	return sender && sender->vni ? sender : 0;
+	if (!sender || !sender->vni)
+		return 0;
+	test_itself(sender);
+	return sender;
 }
 
 /*

@@ -44,4 +44,10 @@ static __always_inline __u32 forgotten(__u32 value)
  */
 #define mark_unknown(value) asm volatile("%0 = be64 %0\n%0 = be64 %0" : "+r"(value))
 
+/*
+ * Has code that follows test the pointer itself. Clang would otherwise test what it follows from once more, such as
+ * that a field is not 0, which the verifier of Linux 6.1 does not remember.
+ */
+#define test_itself(pointer) asm volatile("" : "+r"(pointer))
+
 #endif
