@@ -116,6 +116,7 @@ enum outcome {
 	RESOLVE_REMOTELY, /* returned by a step: an ARP request or solicitation that another droplet answers */
 	NO_SERVICE, /* returned by a step: answer that the gateway has no such service */
 	RUN_FUNCTIONS, /* returned by a step: a stage point with functions for the packet */
+	OUTCOME_END,
 
 	/* the first of each kind */
 	FIRST_ANSWERED = ARP_ANSWERED,
@@ -124,5 +125,6 @@ enum outcome {
 	FIRST_DROPPED = UNKNOWN_INTERFACE,
 };
 /* clang-format on */
+_Static_assert(OUTCOME_END <= 256, "forgotten() in lib/verifier.h keeps one byte of an outcome");
 
 #endif

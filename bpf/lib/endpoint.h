@@ -101,10 +101,13 @@ static __always_inline void rewrite_ethernet(struct ethhdr *ethernet, const stru
 	copy_mac(ethernet->h_dest, receiver->mac);
 }
 
-/* Whether the endpoint is a function endpoint: its packets go to its functions, and to no interface. */
+/*
+ * Whether the endpoint is a function endpoint: its packets go to its functions, and to no interface. Also without
+ * STAGES, as an agent that no longer accepts functions finds the entry until it has the documents.
+ */
 static __always_inline bool is_function_endpoint(const struct interface *endpoint)
 {
-	return STAGES && endpoint->flags & INTERFACE_FUNCTION;
+	return endpoint->flags & INTERFACE_FUNCTION;
 }
 
 /* Whether an inner frame, or each of its segments, fits the MTU of an endpoint. */

@@ -6,7 +6,7 @@ import bpf_packets as p
 import pytest
 from bpf_dut import A6 as IPV6_A
 from bpf_dut import B6 as IPV6_B
-from bpf_dut import D1, D2, ELSEWHERE, GATEWAY, MAC, MTU, SLOT, UNKNOWN, VNI, A, B, R, Run
+from bpf_dut import D1, D2, ELSEWHERE, GATEWAY, MAC, MTU, SLOT, UNKNOWN, VNI, A, B, Dut, R, Run
 from bpf_dut import R6 as IPV6_R
 from bpf_tunnels import asks, tunnelled
 from function_dut import FunctionDut, source_program, user_program
@@ -97,6 +97,17 @@ def test_a_packet_that_no_function_takes_is_dropped_and_counted(
 ) -> None:
     function_endpoint(functions, *bodies)
     run = received(functions, to_b(source_of(same_host)), same_host=same_host)
+    assert run.outcome is Outcome.NO_FUNCTION
+
+
+@both_ways
+def test_programs_without_functions_deliver_nothing_to_it(dut: Dut, same_host: bool) -> None:
+    """An agent that was started again and accepts no functions any more has not read its documents yet."""
+    flags = map_layout.INTERFACE_FUNCTION
+    value = map_layout.INTERFACE.pack(VNI, 0, p.ip(IPV6_B), p.ip(B), MAC_B, flags, MTU, 0, 0)
+    dut.put(MapName.INTERFACES, map_layout.U32.pack(FUNCTION_SLOT), value)
+    frame = to_b(source_of(same_host))
+    run = dut.from_endpoint(frame) if same_host else dut.from_underlay(tunnelled(frame))
     assert run.outcome is Outcome.NO_FUNCTION
 
 
