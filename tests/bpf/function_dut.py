@@ -95,6 +95,13 @@ class FunctionDut(Dut):
         self._processes = compiled.processes
         self._loaded: dict[tuple[int, bool], Process] = {}
         """Programs of processes by index and `closed`: the verifier takes a second for each, so they stay loaded."""
+        self._filled: set[int] = set()
+        """Slots that have a program."""
+        self._stale: set[int] = set()
+        """Slots with a program of an earlier test: no chain leads there before `chains`, which empties them first.
+
+        The kernel waits for a grace period of RCU when a slot is emptied, but not when its program is replaced.
+        """
         self.maps: dict[tuple[str, int], dict[str, int]] = {}
         """Descriptors of the maps of each function, by point and slot."""
 
@@ -122,14 +129,14 @@ class FunctionDut(Dut):
     def renew(self) -> None:
         super().renew()
         self._forget_functions()
-        table = self.fds[STAGE_ARRAYS[self.hook]]
+        self._stale |= self._filled
+        self._filled.clear()
+        cpus = bpf.possible_cpus()
+        zeros = bytes(map_layout.FUNCTION_TRAFFIC.size) * cpus
         for index in range(len(POINTS) * STAGE_SLOTS):
-            if bpf.lookup(table, U32.pack(index), 4):
-                bpf.delete(table, U32.pack(index))
-            zeros = bytes(map_layout.FUNCTION_TRAFFIC.size) * bpf.possible_cpus()
             bpf.update(self.fds[MapName.FUNCTION_COUNTERS], U32.pack(index), zeros)
         bpf.update(self.fds[MapName.HOST_STAGES], U32.pack(0), bytes(map_layout.HOST_STAGES.size))
-        reasons = bytes(8) * bpf.possible_cpus()
+        reasons = bytes(8) * cpus
         for index in range(len(POINTS) * STAGE_SLOTS * map_layout.STAGE_REASONS):
             bpf.update(self.fds[MapName.FUNCTION_REASONS], U32.pack(index), reasons)
         for slot in range(4):
@@ -160,7 +167,7 @@ class FunctionDut(Dut):
         fds: Mapping[str, int] = {**self.fds, **{map_of(name): fd for name, fd in own.items()}}
         loaded = load(user, place, fds, INSTRUCTIONS)
         self._opened.append(loaded)
-        bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(loaded))
+        self._fill(index, loaded)
         self.maps[point, slot] = own
 
     def configure(self, point: str, slot: int, configuration: bytes) -> None:
@@ -195,8 +202,12 @@ class FunctionDut(Dut):
         value = map_layout.pack_function_process(entry)
         bpf.update(self.fds[MapName.FUNCTION_PROCESSES], U32.pack(index), value)
         self.programs |= process.programs
-        slot_program = self.programs["function_process"].fd
-        bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(slot_program))
+        self._fill(index, self.programs["function_process"].fd)
+
+    def _fill(self, index: int, program: int) -> None:
+        bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(program))
+        self._stale.discard(index)
+        self._filled.add(index)
 
     def _process(self, index: int, closed: bool) -> Process:
         """Return the programs of a process at an index of the table, which are loaded at the first call."""
@@ -222,6 +233,9 @@ class FunctionDut(Dut):
 
     def chains(self, point: str, *slots: int, endpoint: int = SLOT, vni: int = VNI) -> None:
         """Let packets meet functions at a point: those of one endpoint, one VPC or the host."""
+        for slot in slots:
+            if POINTS.index(point) * STAGE_SLOTS + slot in self._stale:
+                self.empty(point, slot)
         if point in ENDPOINT_POINTS:
             self._endpoint_chain(point, chain(*slots), endpoint)
         elif point in VPC_POINTS:
@@ -257,7 +271,10 @@ class FunctionDut(Dut):
 
     def empty(self, point: str, slot: int) -> None:
         """Take the program out of a slot, as another process may."""
-        bpf.delete(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(POINTS.index(point) * STAGE_SLOTS + slot))
+        index = POINTS.index(point) * STAGE_SLOTS + slot
+        bpf.delete(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index))
+        self._stale.discard(index)
+        self._filled.discard(index)
 
     def _host(self, vnis: int = 0, passed: int | None = None, dropped: int | None = None, opened: int = 0) -> None:
         host, layout = self.fds[MapName.HOST_STAGES], map_layout.HOST_STAGES
