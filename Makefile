@@ -11,7 +11,7 @@ export DROPLET_LAB_CACHE ?= $(CURDIR)/build/programs
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quality lint types generated unit states bpf fuzz netns system kernels nightly bench format generate lock clean
+.PHONY: help setup demo test suites quality lint types generated unit states bpf fuzz netns system kernels nightly bench format generate lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -22,7 +22,11 @@ setup: ## Install what is needed: system packages, a locked virtualenv (asks not
 demo: setup ## Show the whole thing on this machine: four droplets, two tenants (KEEP=1 leaves it up)
 	@.venv/bin/droplet-lab demo
 
-test: quality ## Set up, check and test everything (needs root; JOBS=2 processes share the tests)
+test: setup ## Set up, check and test everything (needs root; JOBS=2 processes share the tests)
+	@$(MAKE) --no-print-directory --jobs=4 lint types generated suites
+
+# Beside the checks: mypy without a cache keeps one CPU busy for a minute, and the others would idle.
+suites: setup
 	@$(shared) tests/unit tests/states tests/bpf tests/netns tests/system
 
 quality: setup ## Check style, types and generated files

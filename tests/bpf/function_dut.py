@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +24,7 @@ from agent.datapath.functions.compile import compile_source
 from agent.datapath.functions.linker import link_process, map_of
 from agent.datapath.functions.load import Place, create_map, load
 from agent.datapath.functions.process_maps import LANES, PROCESS
-from agent.datapath.functions.user_program import CONFIGURATION, CONFIGURATION_SIZE, SOCKETS, UserProgram
+from agent.datapath.functions.user_program import CONFIGURATION, CONFIGURATION_SIZE, PENDING, SOCKETS, UserProgram
 from agent.datapath.processes.sockets import Sockets
 from droplet_functions.meta import ADDRESS_SIZE, META_SIZE
 
@@ -60,6 +61,27 @@ def chain(*slots: int) -> int:
     return sum((slot + 1) << 4 * position for position, slot in enumerate(slots))
 
 
+@dataclass(frozen=True)
+class Process:
+    """The loaded programs of a function in a process, by their names in XDP, and the descriptors of its maps."""
+
+    maps: dict[str, int]
+    programs: dict[str, programs.LoadedProgram]
+
+    def emptied(self) -> int:
+        """Take all sockets and pending packets out of the maps; return the descriptor of the map of sockets."""
+        pending, table = self.maps[map_of(PENDING)], self.maps[map_of(SOCKETS)]
+        bpf.delete_batch(pending, [key for key, _ in bpf.entries(pending)])
+        for lane in range(LANES):
+            bpf.delete(table, U32.pack(lane))
+        return table
+
+    def close(self) -> None:
+        """Free the programs and maps."""
+        for fd in (*(program.fd for program in self.programs.values()), *self.maps.values()):
+            os.close(fd)
+
+
 class FunctionDut(Dut):
     """Maps and programs of a host on which functions may run."""
 
@@ -71,11 +93,23 @@ class FunctionDut(Dut):
         self._shells = dict(zip(POINTS, compiled.shells, strict=True))
         self._opened: list[int] = []
         self._processes = compiled.processes
+        self._loaded: dict[tuple[int, bool], Process] = {}
+        """Programs of processes by index and `closed`: the verifier takes a second for each, so they stay loaded."""
+        self._filled: set[int] = set()
+        """Slots that have a program."""
+        self._stale: set[int] = set()
+        """Slots with a program of an earlier test: no chain leads there before `chains`, which empties them first.
+
+        The kernel waits for a grace period of RCU when a slot is emptied, but not when its program is replaced.
+        """
         self.maps: dict[tuple[str, int], dict[str, int]] = {}
         """Descriptors of the maps of each function, by point and slot."""
 
     def close(self) -> None:
         self._forget_functions()
+        for process in self._loaded.values():
+            process.close()
+        self._loaded.clear()
         super().close()
 
     def _forget_functions(self) -> None:
@@ -95,14 +129,14 @@ class FunctionDut(Dut):
     def renew(self) -> None:
         super().renew()
         self._forget_functions()
-        table = self.fds[STAGE_ARRAYS[self.hook]]
+        self._stale |= self._filled
+        self._filled.clear()
+        cpus = bpf.possible_cpus()
+        zeros = bytes(map_layout.FUNCTION_TRAFFIC.size) * cpus
         for index in range(len(POINTS) * STAGE_SLOTS):
-            if bpf.lookup(table, U32.pack(index), 4):
-                bpf.delete(table, U32.pack(index))
-            zeros = bytes(map_layout.FUNCTION_TRAFFIC.size) * bpf.possible_cpus()
             bpf.update(self.fds[MapName.FUNCTION_COUNTERS], U32.pack(index), zeros)
         bpf.update(self.fds[MapName.HOST_STAGES], U32.pack(0), bytes(map_layout.HOST_STAGES.size))
-        reasons = bytes(8) * bpf.possible_cpus()
+        reasons = bytes(8) * cpus
         for index in range(len(POINTS) * STAGE_SLOTS * map_layout.STAGE_REASONS):
             bpf.update(self.fds[MapName.FUNCTION_REASONS], U32.pack(index), reasons)
         for slot in range(4):
@@ -133,7 +167,7 @@ class FunctionDut(Dut):
         fds: Mapping[str, int] = {**self.fds, **{map_of(name): fd for name, fd in own.items()}}
         loaded = load(user, place, fds, INSTRUCTIONS)
         self._opened.append(loaded)
-        bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(loaded))
+        self._fill(index, loaded)
         self.maps[point, slot] = own
 
     def configure(self, point: str, slot: int, configuration: bytes) -> None:
@@ -155,25 +189,34 @@ class FunctionDut(Dut):
     ) -> None:
         """Put a function in a process into a slot, with a socket in these lanes of its map if it is served."""
         index = POINTS.index(point) * STAGE_SLOTS + slot
-        own = {map_of(one.name): create_map(one) for one in PROCESS.maps}
-        self._opened += own.values()
+        process = self._process(index, closed)
+        table = process.emptied()
         if served:
             if FunctionDut.sockets is None:
-                FunctionDut.sockets = Sockets((LOOPBACK,), own[map_of(SOCKETS)], LANES - 1)
+                FunctionDut.sockets = Sockets((LOOPBACK,), table, LANES - 1)
             for lane in lanes:
-                bpf.update(own[map_of(SOCKETS)], U32.pack(lane), U32.pack(FunctionDut.sockets.descriptors[1]))
+                bpf.update(table, U32.pack(lane), U32.pack(FunctionDut.sockets.descriptors[1]))
         flags = (map_layout.PROCESS_SERVED if served else 0) | (map_layout.PROCESS_HANDED if handed else 0)
         mask = sum(1 << reason for reason in reasons) or map_layout.ALL_REASONS
         entry = map_layout.FunctionProcess((UPLINK,) * queues, 0, 3000, flags, mask)
         value = map_layout.pack_function_process(entry)
         bpf.update(self.fds[MapName.FUNCTION_PROCESSES], U32.pack(index), value)
-        for compiled in self._processes:
-            linked = link_process(compiled, index=index, closed=closed)
-            loaded = programs.load(linked, {**self.fds, **own}, self.kind)
-            self._opened.append(loaded.fd)
-            self.programs[compiled.name.removeprefix("tc_")] = loaded
-        slot_program = self.programs["function_process"].fd
-        bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(slot_program))
+        self.programs |= process.programs
+        self._fill(index, self.programs["function_process"].fd)
+
+    def _fill(self, index: int, program: int) -> None:
+        bpf.update(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index), U32.pack(program))
+        self._stale.discard(index)
+        self._filled.add(index)
+
+    def _process(self, index: int, closed: bool) -> Process:
+        """Return the programs of a process at an index of the table, which are loaded at the first call."""
+        if (index, closed) not in self._loaded:
+            maps = {map_of(one.name): create_map(one) for one in PROCESS.maps}
+            linked = [link_process(one, index=index, closed=closed) for one in self._processes]
+            loaded = [programs.load(one, {**self.fds, **maps}, self.kind) for one in linked]
+            self._loaded[index, closed] = Process(maps, {one.name.removeprefix("tc_"): one for one in loaded})
+        return self._loaded[index, closed]
 
     def answer(self, frame: bytes) -> Run:
         """Let a process answer with a frame, at XDP; it arrives on the interface of an endpoint."""
@@ -190,6 +233,9 @@ class FunctionDut(Dut):
 
     def chains(self, point: str, *slots: int, endpoint: int = SLOT, vni: int = VNI) -> None:
         """Let packets meet functions at a point: those of one endpoint, one VPC or the host."""
+        for slot in slots:
+            if POINTS.index(point) * STAGE_SLOTS + slot in self._stale:
+                self.empty(point, slot)
         if point in ENDPOINT_POINTS:
             self._endpoint_chain(point, chain(*slots), endpoint)
         elif point in VPC_POINTS:
@@ -225,7 +271,10 @@ class FunctionDut(Dut):
 
     def empty(self, point: str, slot: int) -> None:
         """Take the program out of a slot, as another process may."""
-        bpf.delete(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(POINTS.index(point) * STAGE_SLOTS + slot))
+        index = POINTS.index(point) * STAGE_SLOTS + slot
+        bpf.delete(self.fds[STAGE_ARRAYS[self.hook]], U32.pack(index))
+        self._stale.discard(index)
+        self._filled.discard(index)
 
     def _host(self, vnis: int = 0, passed: int | None = None, dropped: int | None = None, opened: int = 0) -> None:
         host, layout = self.fds[MapName.HOST_STAGES], map_layout.HOST_STAGES

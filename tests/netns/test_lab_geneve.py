@@ -15,7 +15,8 @@ from lab.underlays import over
 from lab.waiting import until
 from lab.wire import GENEVE, Tunnelled, tapped
 
-GENEVE_PORT = 7081
+GENEVE_PORT, VXLAN_PORT = 16081, 8472
+"""Those of `VARIANTS` in tests/bpf/test_variants.py: these programs are compiled once for both."""
 PORT = 7111
 EXPEDITED = 46
 """The DSCP that web-1 is configured with."""
@@ -29,7 +30,7 @@ def lab(request: pytest.FixtureRequest, lab_cache: None) -> Iterator[SystemLab]:
     """Over an underlay of either family."""
     text = over(request.param, topology_text("moving"))
     text = text.replace("web-1, network: web,", f"web-1, network: web, dscp: {EXPEDITED},")
-    text += f"agents: {{data_plane: {{geneve_port: {GENEVE_PORT}}}}}\n"
+    text += f"agents: {{data_plane: {{geneve_port: {GENEVE_PORT}, vxlan_port: {VXLAN_PORT}}}}}\n"
     with running_lab("geneve", text) as lab:
         keep_neighbours(lab)
         yield lab

@@ -142,7 +142,7 @@ async def test_programs_of_another_content_are_replaced_and_their_maps_kept(conf
         await put_in_place(first, topo)
         maps, running = ids_of(first), attached_ids()
     unmounted(config)
-    newer = replace(config, features=replace(config.features, geneve_port=6099))
+    newer = replace(config, features=replace(config.features, geneve_port=16081, vxlan_port=8472))  # see VARIANTS
     async with opened(newer) as second:
         second.tend(await second.observe({}))
         with unbroken(topo.endpoints[0], "10.1.0.11"):
