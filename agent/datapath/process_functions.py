@@ -101,17 +101,19 @@ class ProcessFunctions:
 
     async def ensure(self, function: Function) -> None:
         """Put a function into its slot, and listen for its process if it is one; OSError as `Functions`."""
+        place, process = function.place, function.program.process
+        if process is not None and self._runs(function):
+            _user_of(process.user)  # before anything changes for what runs
         await self._functions.ensure(function)
-        place = function.id, function.point
-        if function.program.process is None:
+        if process is None:
             await self._take_out(place, function.slot)
             return
         try:
-            uid = user_of(function.program.process.user)
-        except UnknownUserError as error:
+            uid = _user_of(process.user)
+        except OperatorError:
             await self._take_out(place, function.slot)
             self._write_selection(function)
-            raise OperatorError(2, str(error)) from error
+            raise
         if self._serves(function, uid):
             self._wanted[place] = function
             self._write_selection(function)
@@ -122,6 +124,12 @@ class ProcessFunctions:
         served = ServedFunction(function.id, path, uid, self._plumbing(place), self._host.hang)
         self._served[place], self._wanted[place] = served, function
         self._write_selection(function)
+
+    def _runs(self, function: Function) -> bool:
+        """Return whether the slot has a program, or a process that this agent serves: a refusal must not touch it."""
+        if function.place in self._served:
+            return True
+        return self.is_filled(function.point, function.slot) and not self._functions.is_process(*function.place)
 
     def _serves(self, function: Function, uid: int) -> bool:
         """Return whether a function is served as it is wanted, but for what can be changed in its entry."""
@@ -299,6 +307,14 @@ class ProcessFunctions:
         for near in await self._pairs():
             if near not in used:
                 await remove_pair(self._host.netlink, near)
+
+
+def _user_of(text: str) -> int:
+    """As `user_of`, with OperatorError (ENOENT) if there is no such user."""
+    try:
+        return user_of(text)
+    except UnknownUserError as error:
+        raise OperatorError(2, str(error)) from error
 
 
 def _index(function: Function) -> int:

@@ -21,10 +21,11 @@ from lab.function_processes import (
     until_served,
 )
 from lab.function_topology import FAMILIES, HOSTS, TEXT
-from lab.functions import counted, datagrams, grows_to, heard, nothing_heard, put
+from lab.functions import answer, body_of, counted, datagrams, grows_to, heard, nothing_heard, put
 from lab.traffic import exchange_tcp
 from lab.waiting import until
 
+from protocol.acknowledgements import State
 from protocol.documents import Function, FunctionProcess, FunctionProgram
 
 GO_ON, DROP, SEND_BACK, SEND_TO = 1, 2, 3, 4
@@ -228,6 +229,22 @@ def test_another_user_gets_no_sockets(lab: SystemLab, host: str) -> None:
     with extra(lab, host) as id_, process(lab, host, id_, user=65533) as one:
         assert one.wait(20) != 0
         assert f"function {id_}" in faults(lab, host)
+
+
+@at_hosts
+def test_a_revision_with_an_unknown_user_leaves_the_process_alone(lab: SystemLab, host: str) -> None:
+    with datagrams() as sockets, extra(lab, host, "closed") as id_, process(lab, host, id_):
+        shop = Shop(lab, host, 4, sockets)
+        until_served(lab, host, id_)
+        until(lambda: shop.arrives(b"first"))
+        before = socket_of(lab, host, id_).stat().st_ino
+        program = FunctionProgram(process=FunctionProcess("no-such-user"))
+        body = body_of(Function(id_, "from_endpoint", program, vpc="blue"))
+        refused = answer(lab, host, "tenant.extra", lab.publish(host, "tenant.extra", body))
+        assert refused.state is State.FAILED
+        assert "no-such-user" in str(refused)
+        assert shop.arrives(b"by the same process")
+        assert socket_of(lab, host, id_).stat().st_ino == before, "the agent listens as before"
 
 
 @at_hosts
