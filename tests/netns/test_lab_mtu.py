@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import socket
 import struct
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from lab.fixtures import SystemLab, running_lab, topology_text
@@ -34,8 +36,15 @@ OVER_IPV4, OVER_IPV6 = 62, 94
 NARROW = 1400
 FOUND = 60.0
 """Seconds in which the agents must have found out what a path carries."""
-RESTORED = 150.0
-"""The same for a path that became wide again: those are asked once a minute."""
+OFTEN = """\
+#!{python}
+import functools
+from agent import daemon
+from agent.__main__ import main
+daemon.Rules = functools.partial(daemon.Rules, narrow_every=2.0)
+main()
+"""
+"""An agent that checks narrow paths every other second, not once a minute."""
 SWALLOWED = "what is too long for the path is gone until that is found out"
 PORT = 7113
 ICMP_ERRORS_PER_SECOND = 50
@@ -145,6 +154,15 @@ def test_a_pair_whose_path_carries_less_than_configured_is_in_the_status_of_both
     assert narrow_paths(found, "h2") == {"h1": NARROW, "h3": NARROW}
 
 
+@pytest.fixture
+def checks_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = tmp_path / "agent"
+    agent.write_text(OFTEN.format(python=sys.executable))
+    agent.chmod(0o755)
+    monkeypatch.setenv("DROPLET_LAB_AGENT", str(agent))
+
+
+@pytest.mark.usefixtures("checks_often")
 def test_a_path_whose_mtu_shrinks_and_grows_again_is_published_as_events(lab_cache):
     text = topology_text("narrow_path").replace(", router_mtu: 1400", "")
     with running_lab("narrows", text, lossy=SWALLOWED) as lab:
@@ -159,7 +177,7 @@ def test_a_path_whose_mtu_shrinks_and_grows_again_is_published_as_events(lab_cac
         assert any("h2" in line and str(NARROW) in line for line in events()[0].detail)
         with lab.events("h1", "path_restored") as events:
             lab.ip(lab.names.router, "link", "set", "eth1", "mtu", "1500")
-            until(events, "the path's recovery", RESTORED)
+            until(events, "the path's recovery", FOUND)
         assert any("h2" in line for line in events()[0].detail)
         assert narrow_paths(lab, "h1") == {}
 
