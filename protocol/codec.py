@@ -10,7 +10,7 @@ import msgspec
 from protocol.documents import Document, object_types
 from protocol.errors import DocumentError, ErrorCode, FieldError
 from protocol.rules import RULES, check
-from protocol.validation_texts import in_words
+from protocol.validation_texts import choices_of, in_words
 
 MAX_BODY = 1 << 20
 """Bytes of a document: a NATS message's default limit."""
@@ -134,18 +134,18 @@ def _object_mistakes(
             if name in texts:
                 texts[name](value)
         except msgspec.ValidationError as error:
-            errors.append(_field_error(f"{path}.{name}", str(error)))
+            errors.append(_field_error(f"{path}.{name}", str(error), field.type))
         except ValueError as error:
             errors.append(FieldError(f"{path}.{name}", ErrorCode.INVALID, str(error)))
     return errors
 
 
-def _field_error(path: str, message: str) -> FieldError:
-    """Turn msgspec's message, which ends in `- at `$...``, into a path and a code."""
+def _field_error(path: str, message: str, kind: Any = None) -> FieldError:
+    """Turn msgspec's message, which ends in `- at `$...``, into a path and a code; `kind` is the type at `path`."""
     text, _, where = message.partition(" - at `$")
-    if where:
-        path += where.removesuffix("`")
-    words = in_words(text, path)
+    where = where.removesuffix("`")
+    path += where
+    words = in_words(text, path, choices_of(kind, where))
     if "unknown field" in text:
         return FieldError(path, ErrorCode.UNKNOWN_FIELD, words)
     if "missing required" in text:

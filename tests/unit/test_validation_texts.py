@@ -13,6 +13,7 @@ from protocol.validation_texts import in_words
 
 ENDPOINT = {"id": "a", "network": "n", "droplet": "d", "addresses": ["10.0.0.2"], "mac": "02:00:00:00:00:01"}
 VPC = {"id": "v", "vni": 7, "cidrs": ["10.0.0.0/8"]}
+FUNCTION = {"id": "f", "point": "passed", "program": {"file": "f.o"}}
 THREE = ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
 
 
@@ -29,6 +30,8 @@ def errors_of(document: dict[str, Any]) -> dict[str, str]:
         ("endpoints", ENDPOINT, {"addresses": []}, "must have at least 1 entry"),
         ("endpoints", ENDPOINT, {"network": 7}, "must be text, not a whole number"),
         ("endpoints", ENDPOINT, {"dscp": 64}, "must be at most 63"),
+        ("endpoints", ENDPOINT, {"attachment": {"kind": "tap"}}, "must be one of veth, function, not 'tap'"),
+        ("functions", FUNCTION, {"on_fault": "ajar"}, "must be one of open, closed, not 'ajar'"),
         ("vpcs", VPC, {"vni": "7"}, "must be a whole number, not text"),
         ("vpcs", VPC, {"cidrs": None}, "must be a list, not nil"),
         ("vpcs", VPC, {"dividers": ["x" * 64]}, "must have at most 63 characters"),
