@@ -104,6 +104,8 @@ class ProcessFunctions:
         place, process = function.place, function.program.process
         if process is not None and self._runs(function):
             _user_of(process.user)  # before anything changes for what runs
+        if process is not None and not self._functions.is_process(*place):
+            self._write_selection(function)  # else a closed one drops what it is not to see until it listens
         await self._functions.ensure(function)
         if process is None:
             await self._take_out(place, function.slot)
@@ -134,7 +136,7 @@ class ProcessFunctions:
     def _serves(self, function: Function, uid: int) -> bool:
         """Return whether a function is served as it is wanted, but for what can be changed in its entry."""
         served, before = self._served.get(function.place), self._wanted.get(function.place)
-        if served is None or before is None or served.uid != uid:
+        if served is None or before is None or (served.uid, before.vpc) != (uid, function.vpc):
             return False
         return _queues_of(before) == _queues_of(function) and before.on_fault_closed == function.on_fault_closed
 

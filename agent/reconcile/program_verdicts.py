@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -162,4 +163,4 @@ def _is_known(delivery: Delivery, desired: Desired) -> bool:
 
 def _with_older(verdict: Verdict, known: Verdict | None) -> Verdict:
     """Return a new verdict; a file that is refused now keeps the content of its version that is not."""
-    return Verdict(known.content, verdict.refusal) if verdict.refusal and known is not None else verdict
+    return replace(known, refusal=verdict.refusal) if verdict.refusal and known is not None else verdict

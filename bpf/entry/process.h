@@ -262,6 +262,55 @@ static __always_inline bool is_still_of_vpc(const struct frame_state *state, __u
 	return point != STAGE_TO_ENDPOINT || find_receiver(state->receiver, vni);
 }
 
+/* The chain that a packet of this kind would meet now. */
+static __always_inline __u32 current_chain(context *ctx, const struct frame_state *state, __u32 point)
+{
+	__u32 ifindex = point == STAGE_TO_ENDPOINT ? state->receiver : state->rx_ifindex;
+	struct interface *endpoint;
+	struct vpc_stages *vpc;
+
+	if (point == STAGE_DROPPED)
+		return dropped_chain(known_vni(ctx, state));
+	if (point == STAGE_TO_ENDPOINT || point == STAGE_FROM_ENDPOINT) {
+		endpoint = find_interface(ifindex);
+		if (!endpoint)
+			return 0;
+		return endpoint_chain(endpoint, ifindex,
+				      point == STAGE_TO_ENDPOINT ? INTERFACE_STAGES_TO : INTERFACE_STAGES_FROM);
+	}
+	vpc = stages_of_vpc(stages_of_host(), state->tunnel.vni);
+	if (!vpc)
+		return 0;
+	return point == STAGE_FORWARDED ? vpc->forwarded : vpc->from_underlay;
+}
+
+/*
+ * Lets the packet go on with functions of the chain as it is now: while a process kept it, slots may have got functions
+ * of other VPCs. Those that were still to run stay if the chain ends with them, else those behind this function replace
+ * them. Returns whether it may go on: not if this function is no longer there, either, nor if a VNI has become that of
+ * a VPC which this function is not for.
+ */
+static __always_inline bool renew_chain(context *ctx, struct frame_state *state, __u32 point, __u32 index)
+{
+	__u32 now = current_chain(ctx, state, point), behind = 0, next, i;
+	bool of_vpc = point == STAGE_FORWARDED || point == STAGE_FROM_UNDERLAY;
+	bool there = false, ends = !state->chain;
+
+#pragma clang loop unroll(full)
+	for (i = 0; i < STAGE_SLOTS; i++) {
+		ends |= now == state->chain;
+		next = now & CHAIN_MASK;
+		now >>= CHAIN_BITS;
+		if (next == index % STAGE_SLOTS + 1) {
+			there = true;
+			behind = now;
+		}
+	}
+	if (!ends)
+		state->chain = behind;
+	return there || (ends && !of_vpc);
+}
+
 /*
  * Takes back what is known of the packet. NULL if the token is of none, or was used: of a GSO packet, which was cut on
  * its way, once for each piece. Two answers at the same moment could use that of a GSO packet once more than that.
@@ -338,7 +387,7 @@ static __always_inline int process_answer(context *ctx, const struct function_an
 	if (is_originated(answer))
 		return process_originated(ctx, answer, index);
 	state = take_back(ctx, answer);
-	if (!state || !is_still_of_vpc(state, point))
+	if (!state || !is_still_of_vpc(state, point) || !renew_chain(ctx, state, point, index))
 		return refuse_answer(ctx, index);
 	verdict = counted_verdict(state, answer->verdict, point);
 	if (traffic)

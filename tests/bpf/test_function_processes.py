@@ -115,6 +115,48 @@ def test_an_answer_is_carried_out_once(at_xdp: FunctionDut, verdict: Verdict, ou
     assert at_xdp.counted("from_endpoint", 3).faults == 1
 
 
+@at_points
+def test_a_late_answer_meets_no_function_of_a_slot_that_got_another_one(at_xdp: FunctionDut, point: str) -> None:
+    """While the process kept the packet, the function behind it was removed, and another VPC's got its slot."""
+    put(at_xdp, point)
+    alone = at_xdp.answer(answer(at_xdp, run_at(at_xdp, point).frame, GO_ON)).outcome
+    at_xdp.install(point, 5, user_program("return STAGE_GO_ON;"))
+    at_xdp.chains(point, 3, 5)
+    frame = answer(at_xdp, run_at(at_xdp, point).frame, GO_ON)
+    at_xdp.install(point, 5, user_program("return STAGE_DROP;"))
+    at_xdp.chains(point, 3)
+    assert at_xdp.answer(frame).outcome is alone
+    assert at_xdp.counted(point, 5) == at_xdp.counted(point, 7), "as an empty slot"
+
+
+@at_points
+def test_a_late_answer_meets_the_functions_that_are_behind_its_process_now(at_xdp: FunctionDut, point: str) -> None:
+    at_xdp.install_process(point, 3, served=True)
+    at_xdp.install(point, 5, user_program("return STAGE_GO_ON;"))
+    at_xdp.install(point, 1, user_program("return STAGE_DROP;"))
+    at_xdp.chains(point, 3, 5)
+    frame = answer(at_xdp, run_at(at_xdp, point).frame, GO_ON)
+    at_xdp.chains(point, 3, 1)
+    assert at_xdp.answer(frame).outcome is Outcome.FUNCTION_DROPPED
+    assert at_xdp.counted(point, 5) == at_xdp.counted(point, 7), "as an empty slot"
+
+
+@at_points
+def test_a_late_answer_of_a_process_that_is_out_of_the_chain(at_xdp: FunctionDut, point: str) -> None:
+    """What was still to run does so if it is in the chain; a VNI may have become another VPC's."""
+    at_xdp.install_process(point, 3, served=True)
+    at_xdp.install(point, 5, user_program("return STAGE_DROP;"))
+    at_xdp.chains(point, 3, 5)
+    frames = [answer(at_xdp, run_at(at_xdp, point).frame, GO_ON) for _ in range(2)]
+    at_xdp.chains(point, 5)
+    of_vpc = point in {"forwarded", "from_underlay"}
+    refused = Outcome.FUNCTION_ANSWER
+    assert at_xdp.answer(frames[0]).outcome is (refused if of_vpc else Outcome.FUNCTION_DROPPED)
+    at_xdp.install(point, 1, user_program("return STAGE_GO_ON;"))
+    at_xdp.chains(point, 1)
+    assert at_xdp.answer(frames[1]).outcome is refused
+
+
 @pytest.mark.parametrize(("given", "counted"), [(0, 0), (14, 14), (15, 15), (16, 15), (255, 15)])
 def test_reasons_of_a_process_that_have_no_counter_count_under_the_last_one(
     at_xdp: FunctionDut, given: int, counted: int

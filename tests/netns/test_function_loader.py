@@ -213,6 +213,17 @@ async def test_a_new_program_replaces_the_old_one_and_keeps_its_maps(bench: Benc
     assert bpf.lookup(kept, U32.pack(17), 8) == (41).to_bytes(8, "little")
 
 
+async def test_the_program_of_another_vpc_starts_with_empty_maps(bench: Bench) -> None:
+    """An id may pass to another tenant, to whom what the maps hold is secret."""
+    await bench.functions.ensure(replace(function(COUNT), vpc="red"))
+    descriptor = bench.pinned_map("seen")
+    bpf.update(descriptor, U32.pack(17), (41).to_bytes(8, "little"))
+    wanted = replace(function(COUNT), vpc="blue")
+    await bench.functions.ensure(wanted)
+    await assert_complete(bench, wanted)
+    assert not bpf.lookup(bench.pinned_map("seen"), U32.pack(17), 8)
+
+
 async def test_a_retained_version_stays_loaded_and_goes_back_into_its_slot_with_its_maps(bench: Bench) -> None:
     before = function(COUNT, configuration=b"1")
     await bench.functions.ensure(before)

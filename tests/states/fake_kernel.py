@@ -268,7 +268,7 @@ class FakeKernel:
     @staticmethod
     def _function_as_observed(one: Function) -> ObservedFunction:
         known = one.id, one.point, one.slot, one.content, one.configuration, one.on_fault_closed
-        return ObservedFunction(*known, one_vpc=one.one_vpc)
+        return ObservedFunction(*known, vpc=one.vpc)
 
     # What tests read.
 

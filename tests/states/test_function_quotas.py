@@ -56,6 +56,26 @@ def test_a_vpc_takes_as_many_slots_of_a_point_as_the_settings_allow_and_others_f
     limited(scenario, vpc_slots=2)
 
 
+def test_a_function_that_changes_its_vpc_counts_in_the_new_one() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream = Stream()
+        documents: Any = {f"f{number}": (of("blue", f"one{number}"),) for number in range(2)}
+        documents["moving"] = (of("red", "moving"),)
+        await publish(agent, stream, changed(WITH_FUNCTIONS, **documents))
+        await agent.complete()
+        documents["moving"] = (of("blue", "moving"),)
+        await publish(agent, stream, changed(WITH_FUNCTIONS, **documents))
+        answer = agent.last_acks["moving"]
+        assert (answer.state, answer.in_force is not None) == (State.REJECTED, True)
+        assert "functions.vpc_slots" in answer.errors[0].message
+        del documents["f0"]
+        await publish(agent, stream, changed(WITH_FUNCTIONS, **documents))
+        assert agent.last_acks["moving"].state is State.REALIZED
+        await has_nothing_to_do(agent)
+
+    limited(scenario, vpc_slots=2)
+
+
 @pytest.mark.parametrize(("limit", "whose"), [("vpc_map_bytes", "VPC 'red'"), ("map_bytes", "all VPCs")])
 def test_maps_take_as_much_memory_as_the_settings_allow(limit: str, whose: str) -> None:
     async def scenario(agent: Agent) -> None:

@@ -116,7 +116,7 @@ def background(name: str, text: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_the_commands_of_the_page_do_what_it_says(lab_cache):
     name = f"{NAME}-page"
-    up, configure, mirror, answer = blocks(name)
+    up, configure, mirror, provoke, answer = blocks(name)
     lab = Lab(name)
     try:
         assert "port-filter" in done(name, up)
@@ -126,6 +126,8 @@ def test_the_commands_of_the_page_do_what_it_says(lab_cache):
             send_spoofed(lab.names.endpoint("web-1"), "10.0.1.99", lab.address("web-2", 4), 80, 1)
             assert printing.stdout is not None
             assert " source_address VNI 1001: UDP 10.0.1.99 " in printing.stdout.readline()
+            assert "1 packets transmitted, 0 received" in done(name, f"set +e\n{provoke}true")
+            assert " source_address VNI 1001: ICMP 10.0.1.99 > 10.0.1.3" in printing.stdout.readline()
         with background(name, answer):
             until(lambda: "dns" in served(lab, "h2") and "rewrite" in served(lab, "h1"), "both processes")
             for client, wanted in (("web-2", "10.0.1.20"), ("web-1", "10.0.1.30")):

@@ -251,7 +251,7 @@ def test_a_function_that_moves_to_another_point_is_at_both_for_a_moment() -> Non
         ({"content": "1234"}, "it runs another program"),
         ({"configuration": b"y"}, "its configuration differs"),
         ({"on_fault_closed": True}, "it fails closed"),
-        ({"one_vpc": True}, "it is limited to a VPC"),
+        ({"vpc": "blue"}, "it is limited to VPC blue"),
         ({"complete": False}, "its slot lacks a program"),
     ],
 )

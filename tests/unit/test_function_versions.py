@@ -86,3 +86,14 @@ def test_a_process_is_not_watched_and_is_nothing_to_go_back_to() -> None:
 def test_a_version_that_is_put_back_by_a_document_is_watched_no_more() -> None:
     found = watch(ONE, TWO, ONE)
     assert not found.watched
+
+
+def test_nothing_of_another_vpc_runs_in_place_of_a_version_that_failed() -> None:
+    """An id may pass to another tenant, whose documents never listed the version before."""
+    other = replace(TWO, vpc="blue")
+    found = watch(replace(ONE, vpc="red"), other)
+    history = found.histories[ONE.place]
+    assert version_in_force(other, 2, history) == other, "nor is it retained"
+    found.look({ONE.place: MOST_FAULTS + 1}, 1.0)
+    assert version_in_force(other, 2, found.histories.get(ONE.place)) == other
+    assert version_in_force(replace(other, vpc="green"), 2, history) == replace(other, vpc="green")

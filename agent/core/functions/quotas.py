@@ -66,7 +66,8 @@ def map_errors(
         for index, one in enumerate(functions):
             old = before.functions.get(one.id)
             left = old is None and (one.id, int(POINTS[one.point])) in before.stage_indexes
-            if left or map_bytes(one, host) <= (map_bytes(old, host) if old is not None else 0):
+            had = map_bytes(old, host) if old is not None and old.vpc == one.vpc else 0
+            if left or map_bytes(one, host) <= had:
                 continue
             if one.vpc in too_much:
                 errors[document] = _map_error(index, one, f"VPC {one.vpc!r}", of_vpc[one.vpc], "vpc_map_bytes", host)

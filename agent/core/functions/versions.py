@@ -53,10 +53,10 @@ def version_in_force(function: Function, revision: int, history: FunctionHistory
 
     While it is not known whether it fails, the version before stays loaded beside it.
     """
-    if history is None:
+    if history is None or history.fallback.vpc != function.vpc:
         return function
     if is_rolled_back(function, revision, history):
-        return replace(history.fallback, slot=function.slot, one_vpc=function.one_vpc, retained=None)
+        return replace(history.fallback, slot=function.slot, retained=None)
     same = history.fallback.build == function.build or history.fallback.slot != function.slot
     return function if same else replace(function, retained=history.fallback.build)
 
@@ -99,7 +99,9 @@ class VersionWatch:
             return
         version = replace(function, retained=None)
         known = self.histories.setdefault(place, FunctionHistory(version))
-        if known.fallback is version or not known.fallback.same_version(version):
+        if known.fallback.vpc != version.vpc:  # another tenant's is nothing to go back to
+            known = FunctionHistory(version)
+        if known.fallback is version or digest(known.fallback) != digest(version):
             self.histories[place] = FunctionHistory(known.fallback)
             self._watched[place] = _Watched(version, revision, faults(), now)
 

@@ -125,13 +125,15 @@ class Functions(Kind[Function]):
         if too_large := map_errors({one.document: one.now for one in choices}, old, resolved):
             return Assignment(resolved, too_large)
         wanted = {(one.id, int(POINTS[one.point])) for one in resolved.functions.values()}
-        if wanted == old.stage_indexes.keys():
+        moved = {(id_, point) for id_, point in wanted & old.stage_indexes.keys() if _has_moved(id_, old, resolved)}
+        if wanted == old.stage_indexes.keys() and not moved:
             return Assignment(resolved, NO_ERRORS)
         taken = set(old.stage_indexes.values())
         kept = {place: index for place, index in old.stage_indexes.items() if place in wanted or not removing}
         most = resolved.host_state.functions.vpc_slots
-        having = (resolved.functions[id_] for id_, point in kept.keys() & wanted)
-        quota, without = SlotQuota(having, most), dict[str, bool]()
+        having = (resolved.functions[id_] for id_, point in (kept.keys() & wanted) - moved)
+        quota = SlotQuota(having, most)
+        without = {id_: False for id_, _ in sorted(moved) if not quota.take(resolved.functions[id_])}
         for id_, point in sorted(wanted - kept.keys()):
             index = next((one for slot in range(STAGE_SLOTS) if (one := index_of(point, slot)) not in taken), None)
             if index is None or not quota.take(resolved.functions[id_]):
@@ -154,7 +156,7 @@ class Functions(Kind[Function]):
                 function.program,
                 function.configuration,
                 on_fault_closed=function.on_fault == "closed",
-                one_vpc=bool(function.vpc),
+                vpc=function.vpc,
             )
             into.functions[listed.place] = version_in_force(listed, revision, histories.get(listed.place))
 
@@ -195,3 +197,8 @@ def _program(function: Function) -> str:
 
 
 FUNCTIONS = Functions()
+
+
+def _has_moved(id_: str, old: ResolvedState, resolved: ResolvedState) -> bool:
+    """Return whether a function is of another VPC than before."""
+    return id_ in old.functions and old.functions[id_].vpc != resolved.functions[id_].vpc

@@ -40,7 +40,7 @@ class FunctionBuild(NamedTuple):
 
     content: str
     closed: bool
-    one_vpc: bool = False
+    vpc: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Function:
 
     `point` is a number of `agent.core.functions.stages.Point`, `slot` is 0 to 7. `content` is the hash of the program:
     the same program has the same everywhere; empty if a file could not be read. With `on_fault_closed`, a packet with
-    which the program fails is dropped. With `one_vpc`, it is limited to a VPC, and learns no underlay addresses.
+    which the program fails is dropped. With a `vpc`, it is limited to that VPC, and learns no underlay addresses.
     `retained` is the build of the version before, which stays loaded beside it.
     """
 
@@ -60,13 +60,13 @@ class Function:
     program: FunctionProgram
     configuration: bytes = b""
     on_fault_closed: bool = False
-    one_vpc: bool = False
+    vpc: str = ""
     retained: FunctionBuild | None = None
 
     @property
     def build(self) -> FunctionBuild:
         """What tells its programs in the kernel from those of another version."""
-        return FunctionBuild(self.content, self.on_fault_closed, self.one_vpc)
+        return FunctionBuild(self.content, self.on_fault_closed, self.vpc)
 
     def same_version(self, other: Function) -> bool:
         """Return whether two functions do the same with packets."""

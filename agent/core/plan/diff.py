@@ -149,7 +149,7 @@ def _function_as_planned(seen: ObservedFunction) -> Function:
     return Function(
         *(seen.id, seen.point, seen.slot, seen.content, NO_PROGRAM, seen.configuration),
         on_fault_closed=seen.on_fault_closed,
-        one_vpc=seen.one_vpc,
+        vpc=seen.vpc,
     )
 
 
@@ -163,8 +163,8 @@ def function_differences(seen: ObservedFunction, wanted: Function) -> Iterator[s
         yield "its configuration differs"
     if seen.on_fault_closed != wanted.on_fault_closed:
         yield f"it fails {'closed' if seen.on_fault_closed else 'open'}"
-    if seen.one_vpc != wanted.one_vpc:
-        yield f"it is {'limited to a VPC' if seen.one_vpc else 'not limited to a VPC'}"
+    if seen.vpc != wanted.vpc:
+        yield f"it is limited to VPC {seen.vpc}" if seen.vpc else "it is not limited to a VPC"
     if not seen.complete:
         yield "its slot lacks a program"
     if seen.older - {wanted.retained}:

@@ -72,7 +72,7 @@ class ObservedFunction:
     configuration: bytes = b""
     on_fault_closed: bool = False
     complete: bool = True
-    one_vpc: bool = False
+    vpc: str = ""
     older: frozenset[FunctionBuild] = frozenset()
     """Whole builds that are pinned beside it."""
 

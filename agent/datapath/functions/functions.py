@@ -118,9 +118,7 @@ class Functions:
         name = f"function {function.id}"
         with _as_kernel_error(name), kernel_step(Step.INSTALL_FUNCTION, name):
             wanted = _record_of(function, 0)
-            target = self._target(
-                function.point, function.slot, closed=function.on_fault_closed, peer=not function.one_vpc
-            )
+            target = self._target(function.point, function.slot, closed=function.on_fault_closed, peer=not function.vpc)
             program = None
             if await in_thread(finished_build, target, wanted) is None:
                 key = verdict_key(function.program, Point(function.point).label)
@@ -189,7 +187,7 @@ def _keep(known: OrderedDict[str, _T], key: str, value: _T) -> None:
 
 def _record_of(function: Function, maps: int) -> Record:
     closed, length = function.on_fault_closed, len(function.configuration)
-    return Record(function.id, function.point, function.slot, function.content, closed, length, maps, function.one_vpc)
+    return Record(function.id, function.point, function.slot, function.content, closed, length, maps, function.vpc)
 
 
 def _observed(folder: Path, found: list[Build], slots: Slots) -> ObservedFunction | None:
@@ -204,7 +202,7 @@ def _observed(folder: Path, found: list[Build], slots: Slots) -> ObservedFunctio
     older = frozenset(one.version for one in found if one is not build)
     return ObservedFunction(
         *(record.id, record.point, record.slot, record.content, configuration, record.closed, complete),
-        one_vpc=record.one_vpc,
+        vpc=record.vpc,
         older=older,
     )
 

@@ -108,7 +108,7 @@ def install(
 def _build(target: Target, wanted: Record, program: UserProgram, configuration: bytes) -> Build:
     """Load and pin a new build with the maps of the older one where they are the same, and return it."""
     folder = _folder(target, wanted)
-    older = next((one for one in builds(_folder(target, wanted), target.slots) if _has_maps(one)), None)
+    older = next((one for one in builds(folder, target.slots) if _has_maps(one, wanted)), None)
     home = folder / str(max(numbers_in(folder), default=0) + 1)
     with contextlib.ExitStack() as opened:
         maps = _open_maps(program, older)
@@ -127,9 +127,9 @@ def _build(target: Target, wanted: Record, program: UserProgram, configuration: 
     return next(one for one in builds(_folder(target, wanted), target.slots) if one.folder == home)
 
 
-def _has_maps(one: Build) -> bool:
-    """Return whether a build's maps may be used again: it was finished once, if perhaps for an older agent."""
-    return bool(one.programs)
+def _has_maps(one: Build, wanted: Record) -> bool:
+    """Return whether a build's maps may be used again: it was finished once, and is of the same tenant."""
+    return bool(one.programs) and one.record.vpc == wanted.vpc
 
 
 def _open_maps(program: UserProgram, older: Build | None) -> dict[str, int]:

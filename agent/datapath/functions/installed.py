@@ -66,7 +66,7 @@ class Build:
     @property
     def version(self) -> FunctionBuild:
         """What tells its programs from those of other builds."""
-        return FunctionBuild(self.record.content, self.record.closed, self.record.one_vpc)
+        return FunctionBuild(self.record.content, self.record.closed, self.record.vpc)
 
     def configuration(self) -> bytes:
         """Read its configuration; OSError if that is not possible."""

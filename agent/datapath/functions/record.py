@@ -23,17 +23,18 @@ from agent.datapath.functions import checks, frames, instructions, isolation, li
 
 RECORD, CONFIGURATION_PIN, MAPS, PROGRAM_PINS = "record", "configuration", "maps", "programs"
 _MAP_NAME = "droplet_record"
-_RECORD = struct.Struct("=8sIIIIII64s256s")
-"""struct { char magic[8]; u32 version, point, slot, flags, configuration, maps; char content[64], id[256] }."""
-_MAGIC, _VERSION = b"function", 1
-_CLOSED, _ONE_VPC = 1, 2
+_RECORD = struct.Struct("=8sIIIIII64s192s64s")
+"""struct { char magic[8]; u32 version, point, slot, flags, configuration, maps; char content[64], id[192], vpc[64]
+}."""
+_MAGIC, _VERSION = b"function", 2
+_CLOSED = 1
 _ONLY = bytes(4)
 
 
 class Record(NamedTuple):
     """One build: `length` is that of the configuration in bytes, `maps` the number of the function's own maps.
 
-    With `one_vpc`, it is limited to a VPC, so its program does not learn droplets' addresses.
+    With a `vpc`, it is limited to that VPC, so its program does not learn droplets' addresses.
     """
 
     id: str
@@ -43,11 +44,11 @@ class Record(NamedTuple):
     closed: bool
     length: int
     maps: int
-    one_vpc: bool = False
+    vpc: str = ""
 
     def same_program(self, other: Record) -> bool:
         """Return whether two builds run the same program in the same way: all but the configuration."""
-        return (*self[:5], self.one_vpc) == (*other[:5], other.one_vpc)
+        return (*self[:5], self.vpc) == (*other[:5], other.vpc)
 
 
 def folder_of(root: Path, id_: str, point: int) -> Path:
@@ -62,7 +63,7 @@ def build_of(record: Record, shells: str) -> str:
 
     A program that an older agent checked or linked by other rules is of another build, and is loaded anew.
     """
-    text = f"{record.content} {shells} {_rules()} {record.point} {record.slot} {record.closed} {record.one_vpc}"
+    text = f"{record.content} {shells} {_rules()} {record.point} {record.slot} {record.closed} {record.vpc}"
     return blake2s(text.encode(), digest_size=16).hexdigest()
 
 
@@ -108,19 +109,17 @@ def read_record(path: Path) -> Record | None:
 
 
 def _pack(one: Record) -> bytes:
-    flags = (_CLOSED if one.closed else 0) | (_ONE_VPC if one.one_vpc else 0)
-    numbers = (one.point, one.slot, flags, one.length, one.maps)
-    return _RECORD.pack(_MAGIC, _VERSION, *numbers, one.content.encode(), one.id.encode())
+    numbers = (one.point, one.slot, _CLOSED if one.closed else 0, one.length, one.maps)
+    return _RECORD.pack(_MAGIC, _VERSION, *numbers, *(text.encode() for text in (one.content, one.id, one.vpc)))
 
 
 def _unpack(value: bytes) -> Record | None:
     if len(value) != _RECORD.size:
         return None
-    magic, version, point, slot, flags, length, maps, content, id_ = _RECORD.unpack(value)
+    magic, version, point, slot, flags, length, maps, content, id_, vpc = _RECORD.unpack(value)
     if (magic, version) != (_MAGIC, _VERSION):
         return None
-    closed, one_vpc = bool(flags & _CLOSED), bool(flags & _ONE_VPC)
-    return Record(_text(id_), point, slot, _text(content), closed, length, maps, one_vpc)
+    return Record(_text(id_), point, slot, _text(content), bool(flags & _CLOSED), length, maps, _text(vpc))
 
 
 def _text(padded: bytes) -> str:
