@@ -4,6 +4,7 @@ python := .venv/bin/python
 c_files = $(wildcard bpf/*.[ch] bpf/hooks/*.h bpf/lib/*.h bpf/entry/*.h droplet_functions/*.c bench/programs/*.[ch] bench/programs/*/*.[ch] bench/programs/*/*/*.h)
 pytest := $(python) -m pytest
 shared := $(pytest) -n $(or $(JOBS),auto)
+checks := lint types generated
 
 # Labs, also of `make demo`, find here what was compiled before, by the hash of all that went into it.
 export DROPLET_LAB_CACHE ?= $(CURDIR)/build/programs
@@ -23,14 +24,14 @@ demo: setup ## Show the whole thing on this machine: four droplets, two tenants 
 	@.venv/bin/droplet-lab demo
 
 test: setup ## Set up, check and test everything (needs root; JOBS=2 processes share the tests)
-	@$(MAKE) --no-print-directory --jobs=4 lint types generated suites
+	@$(MAKE) --no-print-directory --jobs=4 $(checks) suites
 
 # Beside the checks: mypy without a cache keeps one CPU busy for a minute, and the others would idle.
 suites: setup
 	@$(shared) tests/unit tests/states tests/bpf tests/netns tests/system
 
 quality: setup ## Check style, types and generated files
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync lint types generated
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync $(checks)
 
 lint: setup ## Check style: ruff, clang-format, codespell
 	@.venv/bin/ruff check .

@@ -101,31 +101,37 @@ class ProcessFunctions:
 
     async def ensure(self, function: Function) -> None:
         """Put a function into its slot, and listen for its process if it is one; OSError as `Functions`."""
-        place, process = function.place, function.program.process
-        if process is not None and self._runs(function):
-            _user_of(process.user)  # before anything changes for what runs
-        if process is not None and not self._functions.is_process(*place):
-            self._write_selection(function)  # else a closed one drops what it is not to see until it listens
-        await self._functions.ensure(function)
+        process = function.program.process
         if process is None:
-            await self._take_out(place, function.slot)
+            await self._functions.ensure(function)
+            await self._take_out(function.place, function.slot)
             return
         try:
-            uid = _user_of(process.user)
-        except OperatorError:
-            await self._take_out(place, function.slot)
+            uid = user_of(process.user)
+        except UnknownUserError as error:
+            if not self._runs(function):
+                await self._fill_slot(function)
+                await self._take_out(function.place, function.slot)
+                self._write_selection(function)
+            raise OperatorError(2, str(error)) from error
+        await self._fill_slot(function)
+        if not self._serves(function, uid):
+            await self._serve(function, uid)
+        self._wanted[function.place] = function
+        self._write_selection(function)
+
+    async def _fill_slot(self, function: Function) -> None:
+        """Put the program of a process into its slot, where a closed one must not drop what it is not to see."""
+        if not self._functions.is_process(*function.place):
             self._write_selection(function)
-            raise
-        if self._serves(function, uid):
-            self._wanted[place] = function
-            self._write_selection(function)
-            return
+        await self._functions.ensure(function)
+
+    async def _serve(self, function: Function, uid: int) -> None:
+        place = function.place
         await self._stop_serving(place)
         await self._remove_unused_pairs()
         path = self._host.folder / f"{function.id}.sock"
-        served = ServedFunction(function.id, path, uid, self._plumbing(place), self._host.hang)
-        self._served[place], self._wanted[place] = served, function
-        self._write_selection(function)
+        self._served[place] = ServedFunction(function.id, path, uid, self._plumbing(place), self._host.hang)
 
     def _runs(self, function: Function) -> bool:
         """Return whether the slot has a program, or a process that this agent serves: a refusal must not touch it."""
@@ -309,14 +315,6 @@ class ProcessFunctions:
         for near in await self._pairs():
             if near not in used:
                 await remove_pair(self._host.netlink, near)
-
-
-def _user_of(text: str) -> int:
-    """As `user_of`, with OperatorError (ENOENT) if there is no such user."""
-    try:
-        return user_of(text)
-    except UnknownUserError as error:
-        raise OperatorError(2, str(error)) from error
 
 
 def _index(function: Function) -> int:

@@ -162,5 +162,5 @@ def _is_known(delivery: Delivery, desired: Desired) -> bool:
 
 
 def _with_older(verdict: Verdict, known: Verdict | None) -> Verdict:
-    """Return a new verdict; a file that is refused now keeps the content of its version that is not."""
+    """Return a new verdict; a file that is refused now keeps the content and the maps of its version that is not."""
     return replace(known, refusal=verdict.refusal) if verdict.refusal and known is not None else verdict

@@ -15,25 +15,18 @@ static __always_inline bool is_originated(const struct function_answer *answer)
 	return !answer->token && answer->verdict == STAGE_SEND;
 }
 
-/* Whether a chain has the function with this index. */
-static __always_inline bool has_function(__u32 chain, __u32 index)
-{
-	for (int i = 0; i < STAGE_SLOTS; i++, chain >>= CHAIN_BITS)
-		if ((chain & CHAIN_MASK) == index % STAGE_SLOTS + 1)
-			return true;
-	return false;
-}
-
 /* The endpoint that the process names; NULL, and closed, unless it is a function endpoint with that function. */
 static __always_inline struct interface *find_originator(const struct function_answer *answer, __u32 index)
 {
-	__u32 slot = answer->slot;
+	__u32 slot = answer->slot, behind;
 	struct endpoint_stages *stages = endpoint_stages.lookup(&slot);
-	struct interface *sender = interfaces.lookup(&slot);
+	struct interface *sender = find_interface(IFINDEX_BASE + slot);
 
-	if (index / STAGE_SLOTS + 1 != STAGE_TO_ENDPOINT || !stages || !has_function(stages->to_endpoint, index))
+	if (index / STAGE_SLOTS + 1 != STAGE_TO_ENDPOINT || !stages)
 		return 0;
-	return sender && sender->vni && is_function_endpoint(sender) ? sender : 0;
+	if (!find_function(stages->to_endpoint, index, &behind))
+		return 0;
+	return sender && is_function_endpoint(sender) ? sender : 0;
 }
 
 static __always_inline int send_originated(context *ctx, const struct function_answer *answer,

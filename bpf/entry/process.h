@@ -266,22 +266,17 @@ static __always_inline bool is_still_of_vpc(const struct frame_state *state, __u
 static __always_inline __u32 current_chain(context *ctx, const struct frame_state *state, __u32 point)
 {
 	__u32 ifindex = point == STAGE_TO_ENDPOINT ? state->receiver : state->rx_ifindex;
+	__u32 flag = point == STAGE_TO_ENDPOINT ? INTERFACE_STAGES_TO : INTERFACE_STAGES_FROM;
 	struct interface *endpoint;
-	struct vpc_stages *vpc;
 
 	if (point == STAGE_DROPPED)
 		return dropped_chain(known_vni(ctx, state));
-	if (point == STAGE_TO_ENDPOINT || point == STAGE_FROM_ENDPOINT) {
-		endpoint = find_interface(ifindex);
-		if (!endpoint)
-			return 0;
-		return endpoint_chain(endpoint, ifindex,
-				      point == STAGE_TO_ENDPOINT ? INTERFACE_STAGES_TO : INTERFACE_STAGES_FROM);
-	}
-	vpc = stages_of_vpc(stages_of_host(), state->tunnel.vni);
-	if (!vpc)
-		return 0;
-	return point == STAGE_FORWARDED ? vpc->forwarded : vpc->from_underlay;
+	if (point == STAGE_FROM_UNDERLAY)
+		return underlay_chain(state->tunnel.vni);
+	if (point == STAGE_FORWARDED)
+		return forwarded_chain(state->tunnel.vni, state->outcome);
+	endpoint = find_interface(ifindex);
+	return endpoint ? endpoint_chain(endpoint, ifindex, flag) : 0;
 }
 
 /*
@@ -292,23 +287,13 @@ static __always_inline __u32 current_chain(context *ctx, const struct frame_stat
  */
 static __always_inline bool renew_chain(context *ctx, struct frame_state *state, __u32 point, __u32 index)
 {
-	__u32 now = current_chain(ctx, state, point), behind = 0, next, i;
-	bool of_vpc = point == STAGE_FORWARDED || point == STAGE_FROM_UNDERLAY;
-	bool there = false, ends = !state->chain;
+	__u32 now = current_chain(ctx, state, point), behind = 0;
+	bool there = find_function(now, index, &behind);
 
-#pragma clang loop unroll(full)
-	for (i = 0; i < STAGE_SLOTS; i++) {
-		ends |= now == state->chain;
-		next = now & CHAIN_MASK;
-		now >>= CHAIN_BITS;
-		if (next == index % STAGE_SLOTS + 1) {
-			there = true;
-			behind = now;
-		}
-	}
-	if (!ends)
-		state->chain = behind;
-	return there || (ends && !of_vpc);
+	if (ends_with(now, state->chain))
+		return there || (point != STAGE_FORWARDED && point != STAGE_FROM_UNDERLAY);
+	state->chain = behind;
+	return there;
 }
 
 /*

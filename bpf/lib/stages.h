@@ -16,6 +16,30 @@
 
 #define CALLED_AT(point) (SLOTS + (point)) /* frame_state.called - 1 for the functions of a point */
 
+/* Whether a chain has the function with this index, and what is `behind` it. */
+static __always_inline bool find_function(__u32 chain, __u32 index, __u32 *behind)
+{
+	for (int i = 0; i < STAGE_SLOTS; i++) {
+		__u32 slot = chain & CHAIN_MASK;
+
+		chain >>= CHAIN_BITS;
+		if (slot == index % STAGE_SLOTS + 1) {
+			*behind = chain;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Whether a chain ends with those functions; every chain ends with none. */
+static __always_inline bool ends_with(__u32 chain, __u32 rest)
+{
+	for (int i = 0; i < STAGE_SLOTS; i++, chain >>= CHAIN_BITS)
+		if (chain == rest)
+			return true;
+	return !rest;
+}
+
 /* `slot` is a constant: its index in stage_programs. */
 static __always_inline void call_slot(context *ctx, __u32 slot)
 {

@@ -30,12 +30,17 @@ SEND_ANSWER = "return stage_swap(stage) ? STAGE_DROP : STAGE_SEND;"
 """Answers as the endpoint, from its own address."""
 
 
-def function_endpoint(dut: FunctionDut, *bodies: str, flags: int = 0, mtu: int = MTU, ipv4: str = B) -> None:
-    """Make B a function endpoint with functions at to_endpoint, in this order."""
+def without_interface(dut: Dut, flags: int = 0, mtu: int = MTU, ipv4: str = B) -> None:
+    """Make B a function endpoint."""
     value = map_layout.INTERFACE.pack(
         VNI, 0, p.ip(IPV6_B), p.ip(ipv4), MAC_B, map_layout.INTERFACE_FUNCTION | flags, mtu, 0, 0
     )
     dut.put(MapName.INTERFACES, map_layout.U32.pack(FUNCTION_SLOT), value)
+
+
+def function_endpoint(dut: FunctionDut, *bodies: str, flags: int = 0, mtu: int = MTU, ipv4: str = B) -> None:
+    """Make B a function endpoint with functions at to_endpoint, in this order."""
+    without_interface(dut, flags, mtu, ipv4)
     for slot, body in enumerate(bodies):
         dut.install("to_endpoint", slot, user_program(body))
     dut.chains("to_endpoint", *range(len(bodies)), endpoint=FUNCTION_SLOT)
@@ -60,7 +65,7 @@ def to_b_ipv6(source: str = IPV6_R) -> bytes:
     return p.ethernet(MAC_B, MAC[source], p.IPV6, p.ipv6(source, IPV6_B, segment))
 
 
-def received(dut: FunctionDut, frame: bytes, *, same_host: bool) -> Run:
+def received(dut: Dut, frame: bytes, *, same_host: bool) -> Run:
     return dut.from_endpoint(frame) if same_host else dut.from_underlay(tunnelled(frame))
 
 
@@ -103,11 +108,8 @@ def test_a_packet_that_no_function_takes_is_dropped_and_counted(
 @both_ways
 def test_programs_without_functions_deliver_nothing_to_it(dut: Dut, same_host: bool) -> None:
     """An agent that was started again and accepts no functions any more has not read its documents yet."""
-    flags = map_layout.INTERFACE_FUNCTION
-    value = map_layout.INTERFACE.pack(VNI, 0, p.ip(IPV6_B), p.ip(B), MAC_B, flags, MTU, 0, 0)
-    dut.put(MapName.INTERFACES, map_layout.U32.pack(FUNCTION_SLOT), value)
-    frame = to_b(source_of(same_host))
-    run = dut.from_endpoint(frame) if same_host else dut.from_underlay(tunnelled(frame))
+    without_interface(dut)
+    run = received(dut, to_b(source_of(same_host)), same_host=same_host)
     assert run.outcome is Outcome.NO_FUNCTION
 
 

@@ -101,6 +101,23 @@ def test_maps_take_as_much_memory_as_the_settings_allow(limit: str, whose: str) 
     limited(scenario, **{limit: 1000})
 
 
+def test_maps_of_a_file_count_also_while_a_newer_content_of_it_is_refused() -> None:
+    async def scenario(agent: Agent) -> None:
+        stream, kernel = Stream(), agent.kernel
+        kernel.sizes_of_maps = {hash_of("file", b"first"): 700, hash_of("source", b"large"): 700}
+        kernel.files["f.c"] = b"first"
+        one = of("red", "one", program={"file": "f.c"})
+        await publish(agent, stream, changed(WITH_FUNCTIONS, f=(one,)))
+        kernel.files["f.c"] = b"BAD"
+        refused = of("red", "one", program={"file": "f.c"}, order=1)
+        await publish(agent, stream, changed(WITH_FUNCTIONS, f=(one, refused)))
+        await publish(agent, stream, changed(WITH_FUNCTIONS, f=(one, refused), g=(of("red", "two", "large"),)))
+        assert [agent.last_acks[name].state for name in "fg"] == [State.REJECTED, State.REJECTED]
+        assert "1,400 bytes" in agent.last_acks["g"].errors[0].message
+
+    limited(scenario, vpc_map_bytes=1000)
+
+
 def test_a_limit_that_became_lower_withdraws_nothing_that_is_in_its_slot() -> None:
     async def scenario(agent: Agent) -> None:
         stream = Stream()

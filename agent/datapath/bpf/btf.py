@@ -62,14 +62,14 @@ def _offsets(wanted: tuple[tuple[str, tuple[str, ...]], ...], path: Path) -> dic
 
 def _structs(types: memoryview, wanted: Mapping[int, str]) -> Iterator[tuple[str, memoryview]]:
     """Yield the wanted structs' names, by offset, with their members."""
-    at, end, size, read, followed_by = 0, len(types), _TYPE.size, _TYPE.unpack_from, _FOLLOWED_BY.get
-    while at < end:
-        name, info, _ = read(types, at)
+    at = 0
+    while at < len(types):
+        name, info, _ = _TYPE.unpack_from(types, at)
         kind, count = info >> 24 & 0x1F, info & 0xFFFF
-        at += size
+        at += _TYPE.size
         if kind == KIND_STRUCT and name in wanted:
             yield wanted[name], types[at : at + count * _MEMBER.size]
-        once, each = followed_by(kind, (0, 0))
+        once, each = _FOLLOWED_BY.get(kind, (0, 0))
         at += once + count * each
 
 
